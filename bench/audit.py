@@ -30,10 +30,10 @@ from bench.third_party import record
 from sync_orchestrator.adapters.http.transport import Transport
 from sync_orchestrator.composition import open_context
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.db.session import open_engine, run
 from sync_orchestrator.core.runtime import perform_each
 from sync_orchestrator.core.validation.validate import validate
-from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.values.mapping import compute_digest
 
 GROUPS = 100
 AT_ONCE = 4
@@ -82,7 +82,7 @@ def config(port: int) -> Config:
 
 def fill(url: str, records: int) -> None:
     """Puts the same records into the database as acknowledged by the third party long ago."""
-    engine = connect(url)
+    engine = open_engine(url)
     ago = "2020-01-01T00:00:00Z"
     with engine.begin() as connection:
         run(connection, "TRUNCATE sync.records, sync.groups, sync.validations, sync.drift CASCADE")
@@ -108,7 +108,7 @@ def fill(url: str, records: int) -> None:
                         True,
                         ago,
                         1,
-                        digest(made),
+                        compute_digest(made),
                         made["store"],
                         ago,
                         ago,
@@ -121,7 +121,7 @@ def fill(url: str, records: int) -> None:
 
 def fill_tables(url: str, records: int) -> None:
     """The same as two plain tables."""
-    engine = connect(url)
+    engine = open_engine(url)
     with engine.begin() as connection:
         driver: Any = connection.connection.driver_connection
         for table in ("ours", "theirs"):
@@ -161,7 +161,7 @@ async def bare(port: int) -> float:
 
 def look(url: str, port: int, how: str) -> dict[str, Any]:
     """What one look at all groups takes in this process: ``page`` them out, ``count`` them, ``audit`` them."""
-    context = open_context(connect(url), config(port))
+    context = open_context(open_engine(url), config(port))
     entity = context.entities["product"]
 
     async def work(number: int) -> str:

@@ -23,10 +23,10 @@ from bench.table import Line, show
 from sync_orchestrator.adapters.http.transport import Transport
 from sync_orchestrator.composition import open_context
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.db.session import open_engine, run
 from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.ledger.conservation import count_conservation
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_events
 from sync_orchestrator.core.runtime import perform
 
 CONNECTIONS = 32
@@ -140,18 +140,18 @@ async def bare(port: int, number: int, *, bulk: int = 0, rate: float | None = No
 
 def drained(url: str, config: Config, changes: list[ChangeEvent]) -> DrainReport:
     """Records the changes, and what one drain over them reports. Its start and end are within its time."""
-    engine = connect(url)
+    engine = open_engine(url)
     with engine.begin() as connection:
         for table in ("events", "event_ids", "event_history", "records", "parts", "push_attempts", "tallies"):
             run(connection, f"TRUNCATE sync.{table} CASCADE")
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         run(connection, "VACUUM ANALYZE")
     for at in range(0, len(changes), 1000):
-        record(engine, changes[at : at + 1000])
+        record_events(engine, changes[at : at + 1000])
 
     context = open_context(engine, config)
     report = perform(context, drain(context, linger=0, most_seconds=600))
-    engine = connect(url)
+    engine = open_engine(url)
     with engine.begin() as connection:
         told = count_conservation(connection)
     engine.dispose()

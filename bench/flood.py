@@ -23,7 +23,7 @@ import yaml
 from bench.intake import CONFIG, document
 from bench.serving import database, free_port, served
 from bench.table import Line, show
-from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.core.db.session import open_engine
 from sync_orchestrator.core.service.api_keys import make_key
 
 FLOODING, CALLING = 6, 4
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     seconds = 8.0 if parser.parse_args().quick else 30.0
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as place, database() as url:
-        engine = connect(url)
+        engine = open_engine(url)
         with engine.begin() as connection:
             keys = {name: make_key(connection, name, [f"events:{name}"], ["shop", "lab"]) for name in ("shop", "lab")}
         engine.dispose()

@@ -27,7 +27,7 @@ from bench.table import Line, show
 from bench.third_party import record
 from sync_orchestrator.composition import open_context
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.db.session import open_engine, run
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.groups.concurrency import GROUPS_SYNCED_AT_ONCE
 from sync_orchestrator.core.runtime import perform_each
@@ -92,7 +92,7 @@ def fill(url: str, records: int) -> str:
 
 def empty(url: str) -> None:
     """Nothing is archived yet."""
-    engine = connect(url)
+    engine = open_engine(url)
     with engine.begin() as connection:
         run(connection, f"TRUNCATE {', '.join(f'sync.{table}' for table in _TABLES)} CASCADE")
     engine.dispose()
@@ -101,7 +101,7 @@ def empty(url: str) -> None:
 
 def rest(url: str) -> None:
     """The database has done what it does for itself between one full sync and the next."""
-    engine = connect(url)
+    engine = open_engine(url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         run(connection, "VACUUM ANALYZE")
     engine.dispose()
@@ -129,7 +129,7 @@ def _plain(url: str) -> str:
 
 def sync(url: str, shop: str, port: int) -> dict[str, Any]:
     """What a full sync of all groups takes in this process."""
-    context = open_context(connect(url), config(port, shop))
+    context = open_context(open_engine(url), config(port, shop))
     entity = context.entities["product"]
     began = time.monotonic()
     told = {"listed": 0, "mirrored": 0}

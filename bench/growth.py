@@ -21,10 +21,10 @@ from sqlalchemy.engine import make_url
 
 from bench.drain import change
 from bench.table import Line, show
-from sync_orchestrator.core.db.session import connect, force_index_scans, run
+from sync_orchestrator.core.db.session import force_index_scans, open_engine, run
 from sync_orchestrator.core.ledger import queries as ledger_queries
-from sync_orchestrator.core.ledger.recording import record
-from sync_orchestrator.core.operations.status import status
+from sync_orchestrator.core.ledger.recording import record_events
+from sync_orchestrator.core.operations.status import collect_status
 from sync_orchestrator.database import embedded
 from sync_orchestrator.database.migrate import migrate
 
@@ -73,7 +73,7 @@ def fill(engine: Engine, events: int, records: int) -> None:
 def insert(engine: Engine, versions: Iterator[int]) -> None:
     """A thousand events."""
     version = next(versions)
-    record(engine, [change(at, version) for at in range(1000)])
+    record_events(engine, [change(at, version) for at in range(1000)])
 
 
 def claim(engine: Engine, versions: Iterator[int]) -> None:
@@ -87,7 +87,7 @@ def claim(engine: Engine, versions: Iterator[int]) -> None:
 
 def look(engine: Engine, versions: Iterator[int]) -> None:
     """All that ``status`` says."""
-    status(engine)
+    collect_status(engine)
 
 
 def lines(few: tuple[Engine, int], many: tuple[Engine, int]) -> Iterator[Line]:
@@ -130,13 +130,13 @@ def main() -> None:
         folder = Path(place) / "postgres"
         url = embedded.start(folder)
         try:
-            admin = connect(url)
+            admin = open_engine(url)
             sizes = []
             for events in (small, large):
                 with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                     run(connection, f"CREATE DATABASE growth_{events}")
                 made = make_url(url).set(database=f"growth_{events}").render_as_string(hide_password=False)
-                engine = connect(made)
+                engine = open_engine(made)
                 migrate(engine)
                 fill(engine, events, small // 2)
                 sizes.append((engine, events))

@@ -24,8 +24,8 @@ import yaml
 
 from bench.serving import database, free_port, served
 from bench.table import Line, show
-from sync_orchestrator.core.db.session import connect, run
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.core.db.session import open_engine, run
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_events
 from sync_orchestrator.core.service.api_keys import make_key
 
 CONNECTIONS = 64
@@ -138,7 +138,7 @@ async def batches(port: int, key: str, number: int) -> float:
 
 def copied(url: str, number: int) -> float:
     """Rows a second, by COPY in batches of the same size, each a transaction."""
-    engine = connect(url)
+    engine = open_engine(url)
     columns = ("source", "event_id", "entity", "key", "group_key", "action", "version", "thin", "data", "content_hash")
     with engine.begin() as connection:
         run(connection, "CREATE TABLE bench_events (LIKE sync.events INCLUDING ALL)")
@@ -177,7 +177,7 @@ def copied(url: str, number: int) -> float:
 
 def recorded(url: str, number: int) -> float:
     """Events a second into the ledger, without HTTP, from one thread."""
-    engine = connect(url)
+    engine = open_engine(url)
     made = [
         [
             ChangeEvent("shop", f"r{at}-{one}", "product", f"k{one}", "update", one, document(one)["data"], "north")
@@ -187,7 +187,7 @@ def recorded(url: str, number: int) -> float:
     ]
     began = time.monotonic()
     for events in made:
-        record(engine, events)
+        record_events(engine, events)
     rate = number * BATCH / (time.monotonic() - began)
     engine.dispose()
     return rate
@@ -202,7 +202,7 @@ def main() -> None:
     seconds, number = (4, 40) if quick else (10, 200)
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as place, database() as url:
         folder = Path(place)
-        engine = connect(url)
+        engine = open_engine(url)
         with engine.begin() as connection:
             key = make_key(connection, "bench", ["events:*"], [])
         engine.dispose()

@@ -25,7 +25,7 @@ from sqlalchemy import Engine
 from bench.drain import settings, stats, third_party
 from bench.serving import database
 from bench.table import Line, show
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.db.session import open_engine, run
 
 _TABLES = ("events", "event_ids", "event_history", "records", "parts", "push_attempts", "groups", "full_sync_keys")
 _TAKE_OVER_SECONDS = 15.0
@@ -80,7 +80,7 @@ def wait_for(found: Any, seconds: float = 120.0) -> float:
 
 def take_over(url: str, number: signal.Signals, records: int) -> tuple[float, float, bool]:
     """Seconds from the signal until another process holds the group, and until all is in sync; whether it is."""
-    engine = connect(url)
+    engine = open_engine(url)
     with engine.begin() as connection:
         run(connection, f"TRUNCATE {', '.join(f'sync.{table}' for table in _TABLES)} CASCADE")
     with tempfile.TemporaryDirectory() as place, third_party("--latency", "0.1") as port:

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 from sqlalchemy.engine import make_url
 
-from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.core.db.session import open_engine
 from sync_orchestrator.database import embedded
 from sync_orchestrator.database.migrate import migrate
 
@@ -31,7 +31,7 @@ def database(*, embedded_server: bool = False) -> Iterator[str]:
     """
     server = os.environ.get(OTHER_SERVER)
     with _database_on(server) if server and not embedded_server else _embedded() as url:
-        engine = connect(url)
+        engine = open_engine(url)
         migrate(engine)
         engine.dispose()
         yield url
@@ -51,7 +51,7 @@ def _embedded() -> Iterator[str]:
 @contextmanager
 def _database_on(server: str) -> Iterator[str]:
     name = f"bench_{os.getpid()}"
-    admin = connect(server)
+    admin = open_engine(server)
     with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(f'CREATE DATABASE "{name}"')
         try:
@@ -64,7 +64,7 @@ def _database_on(server: str) -> Iterator[str]:
 
 def version_of(url: str) -> str:
     """The version of the database's server."""
-    engine = connect(url)
+    engine = open_engine(url)
     with engine.connect() as connection:
         version: str = connection.exec_driver_sql("SHOW server_version").scalar_one()
     engine.dispose()

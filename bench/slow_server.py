@@ -30,9 +30,9 @@ from bench.third_party import Connection, Faults, Filled, Store, serve
 from sync_orchestrator.adapters.http.transport import Transport
 from sync_orchestrator.composition import open_context
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.db.session import open_engine, run
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.ledger.recording import record
+from sync_orchestrator.core.ledger.recording import record_events
 from sync_orchestrator.core.runtime import perform
 
 TIMEOUT_SECONDS = 2.0
@@ -140,13 +140,13 @@ async def all_fixed(call: float, per_record: float, workers: int, seconds: float
 
 def drained(url: str, port: int, number: int, seconds: float) -> tuple[float, int, dict[str, Any]]:
     """Records a second that a drain acknowledges, its attempts, and the limit of calls at its end."""
-    engine = connect(url)
+    engine = open_engine(url)
     with engine.begin() as connection:
         run(connection, f"TRUNCATE {', '.join(f'sync.{table}' for table in _TABLES)}, sync.systems CASCADE")
     for at in range(0, number, 1000):
-        record(engine, [change(at + one) for one in range(min(1000, number - at))])
+        record_events(engine, [change(at + one) for one in range(min(1000, number - at))])
     perform(context := open_context(engine, config(port)), drain(context, linger=0, most_seconds=seconds))
-    engine = connect(url)
+    engine = open_engine(url)
     with engine.begin() as connection:
         done = run(connection, "SELECT count(*) AS n FROM sync.records WHERE NOT out_of_sync")[0].n
         tried = run(connection, "SELECT count(*) AS n FROM sync.push_attempts")[0].n

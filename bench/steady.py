@@ -24,9 +24,9 @@ from sqlalchemy import Engine
 from bench.drain import change, settings, third_party
 from bench.serving import free_port
 from bench.table import Line, show
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.db.session import open_engine, run
 from sync_orchestrator.core.service.api_keys import make_key
-from sync_orchestrator.supervisor.system import System, start_all
+from sync_orchestrator.supervisor.system import RunningSystem, start_all
 
 RATE = 200
 _PATIENCE = 90.0
@@ -42,7 +42,7 @@ FROM (SELECT EXTRACT(epoch FROM finished_at - received_at)::float8 AS took FROM 
 class Running:
     """The running system, and who sends it changes."""
 
-    def __init__(self, system: System, engine: Engine) -> None:
+    def __init__(self, system: RunningSystem, engine: Engine) -> None:
         self.system = system
         self.engine = engine
         with engine.begin() as connection:
@@ -184,7 +184,7 @@ def main() -> None:
         os.environ.update(SYNC_HOME=str(Path(place) / "home"), SYNC_CONFIG=str(told))
         system = start_all(free_port(), free_port(), told=lambda line: None)
         try:
-            engine = connect(system.environment["SYNC_DATABASE_URL"])
+            engine = open_engine(system.environment["SYNC_DATABASE_URL"])
             show(
                 "steady",
                 list(

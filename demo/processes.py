@@ -53,7 +53,7 @@ def running(logs: Path) -> Iterator[Systems]:
         systems = Systems(tree, ports, environment)
         for name in ports:
             command = ["demo.erp"] if name == "erp" else ["demo.sources", name]
-            tree.start(name, [sys.executable, "-m", *command], f"{systems.url(name)}/healthz")
+            tree.start_program(name, [sys.executable, "-m", *command], f"{systems.url(name)}/healthz")
         wait_ready(tree, lambda line: None, _START_SECONDS)
         yield systems
     finally:
@@ -94,7 +94,7 @@ def main() -> int:
             print(f"{name} at {systems.url(name)}", flush=True)
         print(f"Ctrl-C ends them; their logs are in {logs}", flush=True)
         while not asked.wait(0.5):
-            systems.tree.check()
+            systems.tree.check_programs()
     return 0
 
 

@@ -32,7 +32,7 @@ from demo.truth import Truth, compare
 from sync_orchestrator.composition import open_context
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.operations.status import status
+from sync_orchestrator.core.operations.status import collect_status
 from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.service.api_keys import make_key
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
@@ -132,7 +132,7 @@ class Story:
         progress, outage = (0, 0), False
         while True:
             state, done, targeted = self._dagster.backfill(backfill)
-            records = status(self._context.engine)["records"]
+            records = collect_status(self._context.engine)["records"]
             if progress != (done, records["in_sync"]):
                 progress, moved_at = (done, records["in_sync"]), time.monotonic()
             if not outage and records["in_sync"] > 2000:
@@ -158,7 +158,7 @@ class Story:
         _wait(what, self._is_settled, 60)
 
     def _is_settled(self) -> bool:
-        found = status(self._context.engine)
+        found = collect_status(self._context.engine)
         unfinished = sum(found["events"][state] for state in ("pending", "leased", "waiting"))
         heard = found["events"]["received"] + found["events"]["duplicates"]
         return bool(heard >= self._traffic.sent and unfinished == 0 and found["records"]["out_of_sync"] == 0)
@@ -200,7 +200,7 @@ class Story:
         self.report.grey = self._grey.wrong
 
     def _judge(self) -> None:
-        self.report.events = status(self._context.engine)["events"]
+        self.report.events = collect_status(self._context.engine)["events"]
         self.report.truth = compare(self._client, self._systems)
         self.report.stats = self._client.get(f"{self._systems.url('erp')}/_control/stats").json()
 
@@ -286,7 +286,7 @@ def _free_port() -> int:
 
 def _fresh_home() -> Path:
     home = Path(".sync").resolve() / "demo"
-    if embedded.running(home / "postgres"):
+    if embedded.find_running_url(home / "postgres"):
         embedded.stop(home / "postgres")
     shutil.rmtree(home, ignore_errors=True)
     make_private_home(home)

@@ -19,13 +19,13 @@ from demo import access
 from demo.processes import Systems, running
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.private_files import make_private_home
-from sync_orchestrator.supervisor.system import up
+from sync_orchestrator.supervisor.system import run_system
 
 
 def main(port: int = 3000, api_port: int = 8700) -> int:
     """Runs until Ctrl-C or SIGTERM; returns the exit status."""
     if Path("sync.yaml").exists():
-        return up(port, api_port, print)
+        return run_system(port, api_port, print)
     home = home_of_demo()
     make_private_home(home)
     os.environ.update(SYNC_HOME=str(home), SYNC_CONFIG=str(Path(__file__).with_name("sync.yaml")))
@@ -36,7 +36,7 @@ def main(port: int = 3000, api_port: int = 8700) -> int:
         if moved := _moved(systems):
             print(f"for other commands, in another shell: export {moved}", flush=True)
         _restore(systems, home)
-        return up(port, api_port, print)
+        return run_system(port, api_port, print)
 
 
 def home_of_demo() -> Path:

@@ -12,7 +12,7 @@ import dagster as dg
 from sync_orchestrator.assets.alert_checks import alerts_check, report_alerts
 from sync_orchestrator.assets.archive_checks import archive_check, check_sources_job
 from sync_orchestrator.assets.entity import entity_assets, full_sync_job
-from sync_orchestrator.assets.jobs.incremental import incremental_sync, maintenance
+from sync_orchestrator.assets.jobs.incremental import incremental_sync, maintenance_job
 from sync_orchestrator.assets.jobs.pause import pause_jobs
 from sync_orchestrator.assets.jobs.plan import plan_job
 from sync_orchestrator.assets.jobs.repair import repair_job
@@ -20,15 +20,15 @@ from sync_orchestrator.assets.jobs.show_record import record_job
 from sync_orchestrator.assets.lineage import external_assets
 from sync_orchestrator.assets.mirror_checks import mirror_check, validate_jobs
 from sync_orchestrator.config import Config
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 from sync_orchestrator.sensors.alerts import failed_runs, recovered_runs
 from sync_orchestrator.sensors.changes import business_groups, change_events
 from sync_orchestrator.sensors.runs import dead_runs
-from sync_orchestrator.sensors.schedules import schedules
+from sync_orchestrator.sensors.schedules import build_schedules
 from sync_orchestrator.sensors.worker import worker_report
 
 
-def build_entities(config: Config, names: Sequence[str], system: System) -> dg.Definitions:
+def build_entities(config: Config, names: Sequence[str], system: SystemResource) -> dg.Definitions:
     """Builds the assets, the checks and the full sync of some entities.
 
     Args:
@@ -59,7 +59,7 @@ def build_entities(config: Config, names: Sequence[str], system: System) -> dg.D
     )
 
 
-def build_operations(config: Config, system: System) -> dg.Definitions:
+def build_operations(config: Config, system: SystemResource) -> dg.Definitions:
     """Builds the jobs, sensors and schedules that work on all entities of a configuration, once for each configuration.
 
     Args:
@@ -69,26 +69,26 @@ def build_operations(config: Config, system: System) -> dg.Definitions:
     return dg.Definitions(
         jobs=[
             incremental_sync,
-            maintenance,
+            maintenance_job,
             report_alerts,
             *validate_jobs(config),
             *pause_jobs(config),
             *(job(config) for job in (plan_job, check_sources_job, repair_job, record_job)),
         ],
         sensors=[change_events, business_groups, worker_report, dead_runs, failed_runs, recovered_runs],
-        schedules=schedules(config),
+        schedules=build_schedules(config),
         resources={"system": system},
     )
 
 
-def build(config: Config, system: System | None = None) -> dg.Definitions:
+def build_definitions(config: Config, system: SystemResource | None = None) -> dg.Definitions:
     """Builds the definitions of a project of its own, whose runs are one process each.
 
     Args:
         config: The configuration.
         system: The resource that the definitions work through; by default that of the environment.
     """
-    system = system or System()
+    system = system or SystemResource()
     return dg.Definitions.merge(
         build_entities(config, list(config.entities), system),
         build_operations(config, system),

@@ -23,7 +23,7 @@ from sync_orchestrator.builder import build_entities, build_operations
 from sync_orchestrator.composition import load_config
 from sync_orchestrator.config import Config
 from sync_orchestrator.errors import ConfigError
-from sync_orchestrator.resources.system import DATABASE_URL_VARIABLE, System
+from sync_orchestrator.resources.system import DATABASE_URL_VARIABLE, SystemResource
 from sync_orchestrator.texts.nearest_names import unknown_name
 
 CONFIG_PATH = "The path of `sync.yaml`, relative to the folder of this file, or absolute."
@@ -82,12 +82,12 @@ class SyncEntityComponent(dg.Component, dg.Resolvable, dg.Model):
         path = (context.path / self.config_path).resolve()
         config = load_config(path)
         system = _system_of(path, self.database_url_env)
-        definitions = [build_entities(config, self._names(config), system)]
+        definitions = [build_entities(config, self._select_entity_names(config), system)]
         if self.operations:
             definitions.append(build_operations(config, system))
         return dg.Definitions.merge(*definitions)
 
-    def _names(self, config: Config) -> list[str]:
+    def _select_entity_names(self, config: Config) -> list[str]:
         if self.entity is None:
             return list(config.entities)
         if self.entity not in config.entities:
@@ -96,6 +96,6 @@ class SyncEntityComponent(dg.Component, dg.Resolvable, dg.Model):
 
 
 @cache
-def _system_of(config_path: Path, database_url_env: str) -> System:
+def _system_of(config_path: Path, database_url_env: str) -> SystemResource:
     """One resource for each database and ``sync.yaml``: Dagster merges definitions only if theirs is the same."""
-    return System(config_path=str(config_path), database_url=dg.EnvVar(database_url_env))
+    return SystemResource(config_path=str(config_path), database_url=dg.EnvVar(database_url_env))

@@ -20,8 +20,8 @@ from sync_orchestrator.errors import ConfigError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from sync_orchestrator.adapters.http.client import Http
-    from sync_orchestrator.config import Config, Entity
+    from sync_orchestrator.adapters.http.client import HttpClient
+    from sync_orchestrator.config import Config, EntitySettings
     from sync_orchestrator.core.context import Context, EntityContext
     from sync_orchestrator.core.ports import SourceSystem, ThirdParty
     from sync_orchestrator.core.systems.call_limit import CallLimit
@@ -31,7 +31,7 @@ MARK_FILE = "database-mark.json"
 """In ``SYNC_HOME``: how far the database was, outside of it."""
 
 
-def home() -> Path:
+def resolve_home_folder() -> Path:
     """The folder of everything local: ``SYNC_HOME``, or ``.sync`` in the working directory."""
     return Path(os.environ.get("SYNC_HOME", ".sync")).resolve()
 
@@ -64,7 +64,7 @@ def database_place() -> str:
     """Which database is used, for people; without its password."""
     told = os.environ.get("SYNC_DATABASE_URL")
     if not told:
-        return f"the embedded one in {home() / 'postgres'}"
+        return f"the embedded one in {resolve_home_folder() / 'postgres'}"
     scheme, rest = told.split("://", 1)
     login, at, place = rest.rpartition("@")
     user = login.partition(":")[0] + ":***" * (":" in login)
@@ -76,14 +76,18 @@ def require_database() -> None:
 
     Raises ConfigError where there is none, naming those that may have been meant.
     """
-    if os.environ.get("SYNC_DATABASE_URL") or running_server.exists(home() / "postgres"):
+    if os.environ.get("SYNC_DATABASE_URL") or running_server.has_database(resolve_home_folder() / "postgres"):
         return
-    near = sorted(folder for folder in home().glob("*/") if running_server.exists(folder / "postgres"))
+    near = sorted(
+        folder for folder in resolve_home_folder().glob("*/") if running_server.has_database(folder / "postgres")
+    )
     hint = (
         " or ".join(f"export SYNC_HOME={shlex.quote(str(folder))}" for folder in near)
         or "go to the folder where it is, or name its home: export SYNC_HOME=FOLDER"
     )
-    raise ConfigError(f"there is no database in {home()}: {hint}; `sync-orchestrator up` makes a new one")
+    raise ConfigError(
+        f"there is no database in {resolve_home_folder()}: {hint}; `sync-orchestrator up` makes a new one"
+    )
 
 
 def database_url(configured: str | None = None) -> str:
@@ -103,7 +107,7 @@ def database_url(configured: str | None = None) -> str:
     if not told:
         from sync_orchestrator.database import embedded
 
-        return embedded.start(home() / "postgres")
+        return embedded.start(resolve_home_folder() / "postgres")
     try:
         url = make_url(told)
     except ArgumentError:
@@ -116,10 +120,10 @@ def database_url(configured: str | None = None) -> str:
 def open_database(url: str | None = None) -> Engine:
     """An engine on a database of the present shape. Raises ConfigError for one behind a pooler in transaction mode."""
     from sync_orchestrator.core.db.connections import require_own_sessions
-    from sync_orchestrator.core.db.session import connect
+    from sync_orchestrator.core.db.session import open_engine
     from sync_orchestrator.database.migrate import migrate
 
-    engine = connect(url or database_url())
+    engine = open_engine(url or database_url())
     try:
         require_own_sessions(engine)
         migrate(engine)
@@ -134,7 +138,7 @@ def open_database_to_read() -> Engine:
     from sync_orchestrator.database.reading import login_of, open_for_reading
 
     url = os.environ.get("SYNC_DATABASE_URL")
-    login = login_of(url) if url else running_server.find_login(home() / "postgres")
+    login = login_of(url) if url else running_server.find_login(resolve_home_folder() / "postgres")
     return (login and open_for_reading(login)) or open_database()
 
 
@@ -146,11 +150,11 @@ def check_database() -> str | None:
     from sqlalchemy.exc import DBAPIError
 
     from sync_orchestrator.core.db.connections import require_own_sessions
-    from sync_orchestrator.core.db.session import connect
+    from sync_orchestrator.core.db.session import open_engine
 
     if not os.environ.get("SYNC_DATABASE_URL"):
         return None
-    engine = connect(database_url())
+    engine = open_engine(database_url())
     try:
         require_own_sessions(engine)
     except DBAPIError as error:
@@ -184,24 +188,24 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
         for name, system in config.third_parties.items()
     }
     clients = build_clients(config, rates, hold_offs, logins, limits)
-    return assemble(
+    return build_context(
         engine,
         config,
         build_sources(config, logins, hold_offs),
         third_parties_behind(config, clients),
         clients_of_routes(config, clients),
         only_look=only_look,
-        mark_file=home() / MARK_FILE,
+        mark_file=resolve_home_folder() / MARK_FILE,
         call_limits=limits,
     )
 
 
-def assemble(
+def build_context(
     engine: Engine,
     config: Config,
     sources: dict[str, dict[str, SourceSystem]],
     third_parties: dict[str, ThirdParty],
-    clients: dict[str, Http] | None = None,
+    clients: dict[str, HttpClient] | None = None,
     *,
     only_look: bool = False,
     mark_file: Path | None = None,
@@ -226,7 +230,7 @@ def assemble(
     with engine.begin() as connection:
         register_systems(connection, sorted({*config.sources, *config.third_parties}))
     if not only_look:
-        installation.look()
+        installation.check_if_due()
         remap(context)
     return context
 
@@ -247,7 +251,7 @@ def checked_sources(
     }
 
 
-def mapping_of(entity: Entity) -> Mapping:
+def mapping_of(entity: EntitySettings) -> Mapping:
     """An entity's mapping, which compares what the third party gets."""
     from sync_orchestrator.adapters.rest.codecs import Codecs
     from sync_orchestrator.core.values.mapping import Mapping
@@ -280,5 +284,5 @@ def entity_context(
         sources=sources,
         third_party=third_party,
         system=config.third_parties[entity.third_party.system],
-        outcomes=OutcomeRouting(name, entity.third_party.system, config.told_of(name)),
+        outcomes=OutcomeRouting(name, entity.third_party.system, config.receivers_by_kind(name)),
     )

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sync_orchestrator.texts.masking import longest_secret, mask
+from sync_orchestrator.texts.masking import longest_secret, mask_secrets
 from sync_orchestrator.texts.storable_text import storable_text
 
 MAX_DETAIL_LENGTH = 2000
@@ -34,10 +34,10 @@ class SyncError(Exception):
 
     def __init__(self, *messages: object) -> None:
         super().__init__(
-            *(storable_text(mask(message)) if isinstance(message, str) else message for message in messages)
+            *(storable_text(mask_secrets(message)) if isinstance(message, str) else message for message in messages)
         )
 
-    def named(self) -> str:
+    def describe_with_system(self) -> str:
         """The message; of a failed call, with the system that was called."""
         return str(self)
 
@@ -152,7 +152,7 @@ class CallFailed(SyncError):
         reason: str | None = None,
         is_page: bool = False,
     ) -> None:
-        detail = _shortened(detail)
+        detail = _shorten_detail(detail)
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
@@ -163,7 +163,7 @@ class CallFailed(SyncError):
         self.external_id = external_id
         self.about_system = about_system
         self.not_ours = not_ours
-        self.reason = None if reason is None else _shortened(reason)
+        self.reason = None if reason is None else _shorten_detail(reason)
         self.is_page = is_page
         self.place: str | None = None
 
@@ -177,13 +177,13 @@ class CallFailed(SyncError):
         """Whether the record may have another revision by now."""
         return self.refusal in _CONFLICTS
 
-    def named(self) -> str:
+    def describe_with_system(self) -> str:
         """The message with the name of the system that was called."""
         kind, _, name = (self.place or "").partition(".")
         called = {"sources": "source system", "third_parties": "third party"}.get(kind)
         return str(self) if called is None else f"{called} {name}: {self}"
 
 
-def _shortened(text: str) -> str:
+def _shorten_detail(text: str) -> str:
     """Cut to a length that all further handling is quick for; a secret at the cut is masked whole."""
-    return storable_text(mask(text[: MAX_DETAIL_LENGTH + longest_secret()])[:MAX_DETAIL_LENGTH])
+    return storable_text(mask_secrets(text[: MAX_DETAIL_LENGTH + longest_secret()])[:MAX_DETAIL_LENGTH])

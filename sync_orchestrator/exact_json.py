@@ -46,10 +46,10 @@ def parse(content: bytes) -> Any:
 
 def parse_text(text: str) -> Any:
     """The same for a text. Raises ValueError, RecursionError."""
-    return json.loads(text, parse_constant=_refuse, parse_float=number)
+    return json.loads(text, parse_constant=_refuse_constant, parse_float=parse_number)
 
 
-def number(text: str) -> float | Decimal:
+def parse_number(text: str) -> float | Decimal:
     """The number that a JSON numeral with a fraction or an exponent says.
 
     Raises ValueError for one of absurd size.
@@ -65,7 +65,7 @@ def number(text: str) -> float | Decimal:
     return found if Decimal(repr(found)) == said else said
 
 
-def whole(text: str) -> int:
+def parse_whole_number(text: str) -> int:
     """The number that a JSON numeral without fraction and exponent says. Raises ValueError for absurd length."""
     if len(text) > MOST_DIGITS:
         raise ValueError("a number has too many digits")
@@ -81,7 +81,7 @@ def is_absurd(value: Decimal) -> bool:
     return value != 0 and max(abs(value.adjusted()), abs(exponent)) > MOST_DIGITS
 
 
-def simplest(value: Decimal) -> int | float | Decimal:
+def simplify_number(value: Decimal) -> int | float | Decimal:
     """Returns the same number as an int or a float where one is exactly that as it is written.
 
     Any other number is a decimal without trailing zeros.
@@ -100,7 +100,7 @@ _FLOATS_ARE_WHOLE = 2.0**53
 _AS_THEY_ARE = frozenset({str, int, bool, type(None)})
 
 
-def plain(value: Any) -> Any:
+def normalize_numbers(value: object) -> object:
     """A JSON value with whole numbers as such: 1 for 1.0; a decimal is a float where one is written alike.
 
     Raises ValueError for numbers that are not finite, or of absurd size.
@@ -112,13 +112,13 @@ def plain(value: Any) -> Any:
             return value
         return int(value) if abs(value) < _FLOATS_ARE_WHOLE else int(Decimal(repr(value)))
     if isinstance(value, Decimal):
-        return simplest(value)
+        return simplify_number(value)
     if isinstance(value, dict):
         if _AS_THEY_ARE.issuperset(map(type, value.values())):
             return value
-        return {key: item if type(item) in _AS_THEY_ARE else plain(item) for key, item in value.items()}
+        return {key: item if type(item) in _AS_THEY_ARE else normalize_numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [item if type(item) in _AS_THEY_ARE else plain(item) for item in value]
+        return [item if type(item) in _AS_THEY_ARE else normalize_numbers(item) for item in value]
     return value
 
 
@@ -129,14 +129,14 @@ def decimal_of(value: float | Decimal) -> Decimal:
     return Decimal(value) if isinstance(value, int) else Decimal(repr(value))
 
 
-def numeral(value: Decimal) -> str:
+def format_decimal(value: Decimal) -> str:
     """A decimal as JSON and people write it. Raises ValueError for one that is not finite or of absurd size."""
     if is_absurd(value):
         raise ValueError("a number has too many digits" if value.is_finite() else "a number is not finite")
     return format(value, "f")
 
 
-def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
+def dumps(value: object, *, sort_keys: bool = False) -> bytes:
     """Compact JSON. Raises ValueError for a number that is not finite, TypeError for what is no JSON."""
     try:
         written = orjson.dumps(
@@ -146,24 +146,24 @@ def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
             return written
     except TypeError:  # whole numbers of more than 64 bits, lone surrogates, great depth
         pass
-    return text(value, sort_keys=sort_keys).encode()
+    return dump_text(value, sort_keys=sort_keys).encode()
 
 
-def text(
-    value: Any,
+def dump_text(
+    value: object,
     *,
     sort_keys: bool = False,
     ascii_only: bool = False,
     spaced: bool = False,
     indent: int | None = None,
-    default: Callable[[Any], Any] | None = None,
+    default: Callable[[object], object] | None = None,
 ) -> str:
     """JSON as a text, compact unless ``spaced`` or indented; ``default`` makes JSON of what is none.
 
     Raises ValueError for a number that is not finite, TypeError for what is no JSON, RecursionError.
     """
 
-    def other(found: Any) -> Any:
+    def serialize_other(found: object) -> object:
         if isinstance(found, Decimal):
             raise _Exact
         if default is None:
@@ -179,10 +179,10 @@ def text(
             indent=indent,
             allow_nan=False,
             separators=(comma, colon),
-            default=other,
+            default=serialize_other,
         )
     except _Exact:  # the standard library writes no decimals
-        return "".join(_Writer(sort_keys, ascii_only, indent, (comma, colon), default).pieces(value, 0))
+        return "".join(_Writer(sort_keys, ascii_only, indent, (comma, colon), default).write_pieces(value, 0))
 
 
 class _Exact(Exception):
@@ -198,14 +198,14 @@ def _needs_care(content: bytes) -> bool:
     return any(sign in alike for sign in _INEXACT)
 
 
-def decimal_fragment(value: Any) -> Any:
+def decimal_fragment(value: object) -> object:
     """For orjson, as its ``default``: a decimal as it is written. Raises TypeError for anything else."""
     if isinstance(value, Decimal):
-        return orjson.Fragment(numeral(value))
+        return orjson.Fragment(format_decimal(value))
     raise TypeError
 
 
-def _refuse(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
@@ -218,7 +218,7 @@ class _Writer:
         ascii_only: bool,
         indent: int | None,
         separators: tuple[str, str],
-        default: Callable[[Any], Any] | None,
+        default: Callable[[object], object] | None,
     ) -> None:
         self._sort_keys = sort_keys
         self._string = encode_basestring_ascii if ascii_only else encode_basestring
@@ -226,32 +226,35 @@ class _Writer:
         self._comma, self._colon = separators
         self._default = default
 
-    def pieces(self, value: Any, depth: int) -> list[str]:
+    def write_pieces(self, value: object, depth: int) -> list[str]:
         if isinstance(value, str):
             return [self._string(value)]
         if isinstance(value, Decimal):
-            return [numeral(value)]
+            return [format_decimal(value)]
         if value is None or isinstance(value, bool | int | float):
             return [json.dumps(value, allow_nan=False)]
         if isinstance(value, dict):
-            return self._object(value, depth)
+            return self._write_object(value, depth)
         if isinstance(value, list | tuple):
-            return self._joined("[", [self.pieces(item, depth + 1) for item in value], "]", depth)
+            return self._join_items("[", [self.write_pieces(item, depth + 1) for item in value], "]", depth)
         if self._default is None:
             raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
-        return self.pieces(self._default(value), depth)
+        return self.write_pieces(self._default(value), depth)
 
-    def _object(self, value: dict[Any, Any], depth: int) -> list[str]:
+    def _write_object(self, value: dict[Any, Any], depth: int) -> list[str]:
         names = sorted(value) if self._sort_keys else value
-        return self._joined(
-            "{", [[self._name(name), self._colon, *self.pieces(value[name], depth + 1)] for name in names], "}", depth
+        return self._join_items(
+            "{",
+            [[self._write_name(name), self._colon, *self.write_pieces(value[name], depth + 1)] for name in names],
+            "}",
+            depth,
         )
 
-    def _name(self, name: Any) -> str:
+    def _write_name(self, name: object) -> str:
         [found] = json.loads(json.dumps({name: None}))  # one that is no text is written as the standard library does
         return self._string(found)
 
-    def _joined(self, begin: str, items: list[list[str]], end: str, depth: int) -> list[str]:
+    def _join_items(self, begin: str, items: list[list[str]], end: str, depth: int) -> list[str]:
         if not items:
             return [begin, end]
         lead = "" if self._indent is None else "\n" + " " * (self._indent * (depth + 1))

@@ -28,7 +28,7 @@ def make_private_folder(folder: Path) -> None:
     if os.name != "posix":
         return  # a profile folder of Windows is private by its inherited rights
     require_own_folder(folder, os.geteuid())
-    _close(folder)
+    _remove_open_permissions(folder)
 
 
 def make_private_home(folder: Path) -> None:
@@ -46,7 +46,7 @@ def make_private_home(folder: Path) -> None:
         return
     found = folder.stat()
     if found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX and not has_other_purposes(folder):
-        _close(folder)
+        _remove_open_permissions(folder)
     if folder.stat().st_mode & stat.S_IWOTH:
         raise ConfigError(
             f"all users can write to {folder}, and could put their files in place of ours: "
@@ -80,11 +80,11 @@ def close_tree(folder: Path) -> None:
     if os.name != "posix":
         return
     with suppress(FileNotFoundError):
-        _close(folder)
+        _remove_open_permissions(folder)
         for place, folders, files in os.walk(folder):
             for name in (*folders, *files):
                 with suppress(FileNotFoundError):  # programs that run remove files of theirs
-                    _close(Path(place, name))
+                    _remove_open_permissions(Path(place, name))
 
 
 def write_private_file(file: Path, text: str) -> None:
@@ -112,7 +112,7 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700)
 
 
-def _close(path: Path) -> None:
+def _remove_open_permissions(path: Path) -> None:
     found = os.lstat(path)
     if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid():
         return

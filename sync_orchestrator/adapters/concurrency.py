@@ -17,8 +17,8 @@ async def side_by_side(most: int, call: Callable[[A], Awaitable[R]], arguments: 
     """What the calls return, in order; no more than ``most`` at once, so that none spends its deadline queueing."""
     room = asyncio.Semaphore(most)
 
-    async def one(argument: A) -> R:
+    async def call_limited(argument: A) -> R:
         async with room:
             return await call(argument)
 
-    return await asyncio.gather(*(one(argument) for argument in arguments))
+    return await asyncio.gather(*(call_limited(argument) for argument in arguments))

@@ -16,10 +16,10 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
-from sync_orchestrator.adapters.custom.loading import where
+from sync_orchestrator.adapters.custom.loading import locate_error
 from sync_orchestrator.core.ports import Found, Item, PartRead, SourceSystem, ThirdParty, Ungrouped
 from sync_orchestrator.errors import CallFailed, Failure, SyncError
-from sync_orchestrator.texts.masking import mask
+from sync_orchestrator.texts.masking import mask_secrets
 from sync_orchestrator.texts.storable_text import storable_text, text_problem
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class Containment:
         self._place = place
         self._mask = mask
 
-    def of(self, method: str, *, write: bool = False) -> Contained:
+    def contain_call(self, method: str, *, write: bool = False) -> Contained:
         """Contains one call. ``write``: its outcome is unknown after an unexpected error."""
         return Contained(self, method, write)
 
@@ -56,28 +56,28 @@ class Containment:
 
         None for what is no failure of the call, such as the end of the caller's task.
         """
-        failure = self._classified(error, method, write)
+        failure = self._classify_error(error, method, write)
         if failure is not None and failure.place is None:
             failure.place = self._place
         return failure
 
-    def _classified(self, error: BaseException, method: str, write: bool) -> CallFailed | None:
+    def _classify_error(self, error: BaseException, method: str, write: bool) -> CallFailed | None:
         if isinstance(error, CallFailed):
             return error
         if isinstance(error, SyncError):  # raised on purpose, such as ConfigError: waiting does not fix it
             return CallFailed(Failure.PERMANENT, self._mask(str(error)))
         if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()
-            return None if task is None or task.cancelling() else self._unexpected(method, error, write)
-        return self._unexpected(method, error, write) if isinstance(error, Exception) else None
+            return None if task is None or task.cancelling() else self._log_unexpected(method, error, write)
+        return self._log_unexpected(method, error, write) if isinstance(error, Exception) else None
 
-    def _unexpected(self, method: str, error: BaseException, write: bool) -> CallFailed:
-        what = self._mask(f"unexpected {type(error).__name__} in {method}: {error}{where(error)}")
+    def _log_unexpected(self, method: str, error: BaseException, write: bool) -> CallFailed:
+        what = self._mask(f"unexpected {type(error).__name__} in {method}: {error}{locate_error(error)}")
         lines = "".join(traceback.format_exception(error)).splitlines()
-        _log.error("%s: %s\n%s", self._place, what, "\n".join(self._kept(line) for line in lines))
+        _log.error("%s: %s\n%s", self._place, what, "\n".join(self._mask_line(line) for line in lines))
         return CallFailed(Failure.TRANSIENT, what, unknown=write)
 
-    def _kept(self, line: str) -> str:
+    def _mask_line(self, line: str) -> str:
         """A line of a traceback with its indentation; masking puts everything on one line."""
         return line[: len(line) - len(line.lstrip())] + self._mask(line)
 
@@ -120,17 +120,17 @@ class ContainedSource:
         self._containment = containment
 
     async def read(self, key: str) -> PartRead | None:
-        with self._containment.of("read"):
+        with self._containment.contain_call("read"):
             row = await self.inner.read(key)
-            return None if row is None else _storable(row)
+            return None if row is None else _make_storable(row)
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
-        with self._containment.of("read_many"):
+        with self._containment.contain_call("read_many"):
             return _all_storable(await self.inner.read_many(keys))
 
     async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         async with aclosing(
-            _each(
+            _iterate_contained(
                 self._containment,
                 "pages",
                 lambda: self.inner.pages(group, after),
@@ -141,36 +141,38 @@ class ContainedSource:
                 yield page
 
     async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
-        async with aclosing(_each(self._containment, "keys", lambda: self.inner.keys(group), _all_storable)) as pages:
+        async with aclosing(
+            _iterate_contained(self._containment, "keys", lambda: self.inner.keys(group), _all_storable)
+        ) as pages:
             async for rows in pages:
                 yield rows
 
     async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
         async with aclosing(
-            _each(self._containment, "changes", lambda: self.inner.changes(since), _all_storable)
+            _iterate_contained(self._containment, "changes", lambda: self.inner.changes(since), _all_storable)
         ) as pages:
             async for rows in pages:
                 yield rows
 
     async def count(self, group: str) -> int | None:
-        return await self._call("count", lambda: self.inner.count(group))
+        return await self._call_contained("count", lambda: self.inner.count(group))
 
     async def groups(self) -> list[str] | None:
-        return await self._call("groups", self.inner.groups)
+        return await self._call_contained("groups", self.inner.groups)
 
     async def ungrouped(self) -> Ungrouped | None:
-        return await self._call("ungrouped", self.inner.ungrouped)
+        return await self._call_contained("ungrouped", self.inner.ungrouped)
 
     async def repeated(self, group: str) -> Ungrouped | None:
         """Rows beyond the first of their keys in a group, where the adapter can count them; for checks."""
         repeated = getattr(self.inner, "repeated", None)
-        return None if repeated is None else await self._call("repeated", lambda: repeated(group))
+        return None if repeated is None else await self._call_contained("repeated", lambda: repeated(group))
 
     async def close(self) -> None:
-        await _closed(self._containment, self.inner.close)
+        await _close_contained(self._containment, self.inner.close)
 
-    async def _call(self, method: str, begin: Callable[[], Awaitable[T]]) -> T:
-        with self._containment.of(method):
+    async def _call_contained(self, method: str, begin: Callable[[], Awaitable[T]]) -> T:
+        with self._containment.contain_call(method):
             return await begin()
 
 
@@ -183,27 +185,27 @@ class ContainedThirdParty:
         self._containment = containment
 
     async def create(self, item: Item) -> str:
-        made = await self._call("create", lambda: self.inner.create(item), write=True)
+        made = await self._call_contained("create", lambda: self.inner.create(item), write=True)
         return _usable_id(made)
 
     async def update(self, item: Item) -> str | None:
-        made = await self._call("update", lambda: self.inner.update(item), write=True)
+        made = await self._call_contained("update", lambda: self.inner.update(item), write=True)
         return None if made is None else _usable_id(made)
 
     async def delete(self, item: Item) -> None:
-        await self._call("delete", lambda: self.inner.delete(item), write=True)
+        await self._call_contained("delete", lambda: self.inner.delete(item), write=True)
 
     async def read(self, item: Item) -> Found | None:
-        found = await self._call("read", lambda: self.inner.read(item))
+        found = await self._call_contained("read", lambda: self.inner.read(item))
         return None if found is None else _storable_found(found)
 
     async def lookup(self, key: str, group: str | None) -> list[Found]:
-        found = await self._call("lookup", lambda: self.inner.lookup(key, group))
+        found = await self._call_contained("lookup", lambda: self.inner.lookup(key, group))
         return [_storable_found(each) for each in found]
 
     async def pages(self, group: str) -> AsyncIterator[list[Found]]:
         async with aclosing(
-            _each(
+            _iterate_contained(
                 self._containment,
                 "pages",
                 lambda: self.inner.pages(group),
@@ -214,36 +216,36 @@ class ContainedThirdParty:
                 yield page
 
     async def count(self, group: str) -> int | None:
-        return await self._call("count", lambda: self.inner.count(group))
+        return await self._call_contained("count", lambda: self.inner.count(group))
 
     async def account(self) -> str | None:
         """The account's identity, where the adapter can say it; see ``core/systems/accounts.py``."""
         account = getattr(self.inner, "account", None)
-        said = await self._call("account", account) if callable(account) else None
+        said = await self._call_contained("account", account) if callable(account) else None
         return None if said is None else storable_text(said)
 
     async def fill_in(self, item: Item) -> Any:
         """What is known of a record's writes before any of them; None where the adapter does not say it."""
         fill_in = getattr(self.inner, "fill_in", None)
-        return None if fill_in is None else await self._call("fill_in", lambda: fill_in(item))
+        return None if fill_in is None else await self._call_contained("fill_in", lambda: fill_in(item))
 
     async def close(self) -> None:
-        await _closed(self._containment, self.inner.close)
+        await _close_contained(self._containment, self.inner.close)
 
-    async def _call(self, method: str, begin: Callable[[], Awaitable[T]], *, write: bool = False) -> T:
-        with self._containment.of(method, write=write):
+    async def _call_contained(self, method: str, begin: Callable[[], Awaitable[T]], *, write: bool = False) -> T:
+        with self._containment.contain_call(method, write=write):
             return await begin()
 
 
-async def _each(
+async def _iterate_contained(
     containment: Containment, method: str, begin: Callable[[], AsyncIterator[T]], checked: Callable[[T], T]
 ) -> AsyncGenerator[T]:
     """Page by page; an error of the adapter is contained, one of whoever takes the pages is not."""
-    with containment.of(method):
+    with containment.contain_call(method):
         pages = begin()
     try:
         while True:
-            with containment.of(method):
+            with containment.contain_call(method):
                 page = await anext(pages, _END)
                 if page is _END:
                     return
@@ -251,17 +253,17 @@ async def _each(
             yield page
     finally:
         if isinstance(pages, AsyncGenerator):
-            with containment.of(method):
+            with containment.contain_call(method):
                 await pages.aclose()
 
 
 _END: Any = object()
 
 
-async def _closed(containment: Containment, close: Callable[[], Awaitable[None]]) -> None:
+async def _close_contained(containment: Containment, close: Callable[[], Awaitable[None]]) -> None:
     """A system whose connections cannot be ended in good order keeps no other from being closed."""
     try:
-        with containment.of("close"):
+        with containment.contain_call("close"):
             await close()
     except CallFailed:
         return
@@ -288,16 +290,16 @@ def _storable_found(found: Found) -> Found:
 
 
 def _all_storable(rows: Sequence[PartRead]) -> list[PartRead]:
-    return [_storable(row) for row in rows]
+    return [_make_storable(row) for row in rows]
 
 
-def _storable(row: PartRead) -> PartRead:
+def _make_storable(row: PartRead) -> PartRead:
     """A row whose key, group or version the database cannot index is unusable, and only that row."""
     if row.problem is not None:
-        row = replace(row, problem=storable_text(mask(row.problem)))
-        return row if len(row.key) <= MAX_NAME_BYTES // 4 or _fits(row.key) else replace(row, key=row.key[:100])
+        row = replace(row, problem=storable_text(mask_secrets(row.problem)))
+        return row if len(row.key) <= MAX_NAME_BYTES // 4 or _is_indexable(row.key) else replace(row, key=row.key[:100])
     for name, text in (("key", row.key), ("business group", row.group)):
-        if text is not None and len(text) > MAX_NAME_BYTES // 4 and not _fits(text):
+        if text is not None and len(text) > MAX_NAME_BYTES // 4 and not _is_indexable(text):
             shown = row.key if name != "key" else row.key[:100]
             return PartRead(shown, 0, {}, problem=f"the {name} is longer than {MAX_NAME_BYTES} bytes")
     if not -_MAX_VERSION <= row.version <= _MAX_VERSION:
@@ -305,5 +307,5 @@ def _storable(row: PartRead) -> PartRead:
     return row
 
 
-def _fits(text: str) -> bool:
+def _is_indexable(text: str) -> bool:
     return len(text.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES

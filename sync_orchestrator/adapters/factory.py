@@ -8,18 +8,23 @@ from functools import partial
 
 from sync_orchestrator.adapters.containment import ContainedSource, ContainedThirdParty, Containment, Mask
 from sync_orchestrator.adapters.custom.base import Adapter
-from sync_orchestrator.adapters.custom.guard import Guard, GuardedSource, GuardedThirdParty
+from sync_orchestrator.adapters.custom.guard import AdapterGuard, GuardedSource, GuardedThirdParty
 from sync_orchestrator.adapters.custom.loading import made_source, made_third_party, secrets_in
 from sync_orchestrator.adapters.files.source import FileSource
 from sync_orchestrator.adapters.http.call_room import Room
-from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.adapters.http.responses import shown
+from sync_orchestrator.adapters.http.client import HttpClient
+from sync_orchestrator.adapters.http.responses import sanitize_text
 from sync_orchestrator.adapters.rest.source import RestSource
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
-from sync_orchestrator.adapters.sql.database import Database
+from sync_orchestrator.adapters.sql.database import SourceDatabase
 from sync_orchestrator.adapters.sql.source import SqlSource
-from sync_orchestrator.config import Config, Part, Source, ThirdPartySystem
-from sync_orchestrator.config.sources import ClassSystem, FilesSystem, RestSystem, SqlSystem
+from sync_orchestrator.config import Config, PartSettings, Source, ThirdPartySettings
+from sync_orchestrator.config.sources import (
+    ClassSourceSettings,
+    FileSourceSettings,
+    RestSourceSettings,
+    SqlSourceSettings,
+)
 from sync_orchestrator.core.archive.absent_fields import mapped_fields
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 from sync_orchestrator.core.systems.call_limit import CallLimit
@@ -36,22 +41,24 @@ Logins = Callable[[str], LoginStore]
 class Behind:
     """A system as it is called: our client where it has an address, and where it has none the room to call it."""
 
-    settings: ClassSystem | ThirdPartySystem
-    http: Http | None
+    settings: ClassSourceSettings | ThirdPartySettings
+    http: HttpClient | None
     room: Room | None
     hold_off: HoldOff
 
-    def guard(self, adapter: Adapter) -> Guard:
+    def create_guard(self, adapter: Adapter) -> AdapterGuard:
         """Returns a guard around one adapter that calls this system: its timeout, limits and secrets."""
-        return Guard(adapter, self.settings.timeout, self.room, self.hold_off, self._secrets(adapter))
+        return AdapterGuard(adapter, self.settings.timeout, self.room, self.hold_off, self._collect_secrets(adapter))
 
-    def shown(self, text: str, adapter: Adapter | None = None) -> str:
+    def sanitize_text(self, text: str, adapter: Adapter | None = None) -> str:
         """Text for an error message: on one line, clipped, without secrets."""
         return (
-            self.http.shown(text) if adapter is None and self.http is not None else shown(text, self._secrets(adapter))
+            self.http.sanitize_text(text)
+            if adapter is None and self.http is not None
+            else sanitize_text(text, self._collect_secrets(adapter))
         )
 
-    def _secrets(self, adapter: Adapter | None) -> tuple[str, ...]:
+    def _collect_secrets(self, adapter: Adapter | None) -> tuple[str, ...]:
         own = () if adapter is None else (adapter.settings,)
         return words_in([*secrets_in(self.settings.settings, *own), *self.settings.headers.values()])
 
@@ -61,7 +68,7 @@ class Behind:
             await self.http.close()
 
 
-Client = Http | Database | FilesSystem | Behind
+Client = HttpClient | SourceDatabase | FileSourceSettings | Behind
 
 
 def build_sources(
@@ -73,49 +80,49 @@ def build_sources(
     that cannot be made.
     """
     clients = {
-        name: _client(name, system, logins, (hold_offs or {}).get(name) or HoldOff())
+        name: _build_client(name, system, logins, (hold_offs or {}).get(name) or HoldOff())
         for name, system in config.sources.items()
     }
     sources: dict[str, dict[str, SourceSystem]] = {}
     for name, entity in config.entities.items():
         fields = mapped_fields(entity.mapping)
         sources[name] = {
-            part: _source(part, clients[part], name, settings, fields.get(part, frozenset()))
+            part: _build_source(part, clients[part], name, settings, fields.get(part, frozenset()))
             for part, settings in entity.parts.items()
         }
     return sources
 
 
-def _client(name: str, system: Source, logins: Logins | None, hold_off: HoldOff) -> Client:
+def _build_client(name: str, system: Source, logins: Logins | None, hold_off: HoldOff) -> Client:
     match system:
-        case ClassSystem():
-            return _behind(system, f"sources.{name}", None, hold_off, logins)
-        case RestSystem():
-            return Http(system, hold_off=hold_off, logins=logins(f"sources.{name}") if logins else None)
-        case SqlSystem():
-            return Database(name, system)
-        case FilesSystem():
+        case ClassSourceSettings():
+            return _build_behind(system, f"sources.{name}", None, hold_off, logins)
+        case RestSourceSettings():
+            return HttpClient(system, hold_off=hold_off, logins=logins(f"sources.{name}") if logins else None)
+        case SqlSourceSettings():
+            return SourceDatabase(name, system)
+        case FileSourceSettings():
             return system
 
 
-def _source(name: str, client: Client, entity: str, part: Part, fields: frozenset[str]) -> SourceSystem:
+def _build_source(name: str, client: Client, entity: str, part: PartSettings, fields: frozenset[str]) -> SourceSystem:
     """``fields``: what the mapping reads of the part."""
     needed = fields if part.absent_fields == "refuse" else frozenset()
     match client:
-        case Http():
-            return _contained(name, RestSource(client, part), client.shown)
-        case Database():
-            return _contained(name, SqlSource(client, part, needed), client.shown)
-        case FilesSystem():
-            return _contained(name, FileSource(client, part, needed), shown)
+        case HttpClient():
+            return _contain_source(name, RestSource(client, part), client.sanitize_text)
+        case SourceDatabase():
+            return _contain_source(name, SqlSource(client, part, needed), client.sanitize_text)
+        case FileSourceSettings():
+            return _contain_source(name, FileSource(client, part, needed), sanitize_text)
         case Behind():
-            assert isinstance(client.settings, ClassSystem)
+            assert isinstance(client.settings, ClassSourceSettings)
             made = made_source(name, client.settings, client.http, entity, part)
-            guarded = GuardedSource(made, client.guard(made), client.close)
-            return _contained(name, guarded, lambda text: client.shown(text, made))
+            guarded = GuardedSource(made, client.create_guard(made), client.close)
+            return _contain_source(name, guarded, lambda text: client.sanitize_text(text, made))
 
 
-def _contained(name: str, source: SourceSystem, mask: Mask) -> SourceSystem:
+def _contain_source(name: str, source: SourceSystem, mask: Mask) -> SourceSystem:
     return ContainedSource(source, Containment(f"sources.{name}", mask))
 
 
@@ -144,7 +151,7 @@ def build_clients(
     clients = {}
     for name, system in config.third_parties.items():
         hold_off = (hold_offs or {}).get(name) or HoldOff()
-        clients[name] = _behind(
+        clients[name] = _build_behind(
             system, f"third_parties.{name}", before_call.get(name), hold_off, logins, (limits or {}).get(name)
         )
     return clients
@@ -155,22 +162,22 @@ def third_parties_behind(config: Config, clients: Mapping[str, Behind]) -> dict[
     made: dict[str, ThirdParty] = {}
     for name, entity in config.entities.items():
         target, client = entity.third_party, clients[entity.third_party.system]
-        assert isinstance(client.settings, ThirdPartySystem)
+        assert isinstance(client.settings, ThirdPartySettings)
         if client.settings.adapter is None:
             assert client.http is not None
             third_party: ThirdParty = RestThirdParty(
                 client.http, target, tuple(entity.mapping), client.settings.account
             )
-            mask: Mask = client.http.shown
+            mask: Mask = client.http.sanitize_text
         else:
             own = made_third_party(target.system, client.settings, client.http, name, target, tuple(entity.mapping))
-            third_party = GuardedThirdParty(own, client.guard(own), client.close)
-            mask = partial(client.shown, adapter=own)
+            third_party = GuardedThirdParty(own, client.create_guard(own), client.close)
+            mask = partial(client.sanitize_text, adapter=own)
         made[name] = ContainedThirdParty(third_party, Containment(f"third_parties.{target.system}", mask))
     return made
 
 
-def clients_of_routes(config: Config, clients: Mapping[str, Behind]) -> dict[str, Http]:
+def clients_of_routes(config: Config, clients: Mapping[str, Behind]) -> dict[str, HttpClient]:
     """Of the third parties that routes of the proxy call, the client that their entities have, too."""
     made = {}
     for name in sorted({route.third_party for route in config.routes.values()}):
@@ -180,8 +187,8 @@ def clients_of_routes(config: Config, clients: Mapping[str, Behind]) -> dict[str
     return made
 
 
-def _behind(
-    system: ClassSystem | ThirdPartySystem,
+def _build_behind(
+    system: ClassSourceSettings | ThirdPartySettings,
     place: str,
     before_call: BeforeCall | None,
     hold_off: HoldOff,
@@ -190,7 +197,7 @@ def _behind(
 ) -> Behind:
     if not system.base_url:
         return Behind(system, None, Room(before_call, hold_off, limit), hold_off)
-    http = Http(
+    http = HttpClient(
         system,
         before_call,
         hold_off=hold_off,

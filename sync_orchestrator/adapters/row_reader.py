@@ -11,16 +11,16 @@ from typing import Any
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
 
-from sync_orchestrator.adapters.http.responses import shown
-from sync_orchestrator.config import Part
+from sync_orchestrator.adapters.http.responses import sanitize_text
+from sync_orchestrator.config import PartSettings
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.values.names import NoName, alike, canonical_name, spelt_otherwise
+from sync_orchestrator.core.values.names import NoName, are_alike, canonical_name, spelt_otherwise
 from sync_orchestrator.core.values.source_versions import version_of
 from sync_orchestrator.errors import CallFailed, Failure
-from sync_orchestrator.expressions.selectors import compiled
-from sync_orchestrator.expressions.truth import NoTruth, condition
+from sync_orchestrator.expressions.selectors import compile_selector
+from sync_orchestrator.expressions.truth import NoTruth, parse_condition
 
-_NO_NAMES: Mapping[str, Any] = {}
+_NO_NAMES: Mapping[str, object] = {}
 
 _MAX_FIELDS_SHOWN = 5
 
@@ -28,15 +28,15 @@ _MAX_FIELDS_SHOWN = 5
 class Rows:
     """Reads rows of JSON values by the expressions of a part."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: PartSettings) -> None:
         self._part = part
         self._zone = part.tz
-        self._key = compiled(part.key)
-        self._version = compiled(part.version.path)
-        self._group = compiled(part.group) if part.group else None
-        self._deleted = condition(part.deleted_when) if part.deleted_when else None
+        self._key = compile_selector(part.key)
+        self._version = compile_selector(part.version.path)
+        self._group = compile_selector(part.group) if part.group else None
+        self._deleted = parse_condition(part.deleted_when) if part.deleted_when else None
 
-    def part_of(self, row: dict[str, Any], place: str = "", names: Mapping[str, Any] = _NO_NAMES) -> PartRead:
+    def part_of(self, row: dict[str, object], place: str = "", names: Mapping[str, object] = _NO_NAMES) -> PartRead:
         """The part that a row tells.
 
         ``place``: where the row stands, which is told of one that cannot be used. ``names``: by field, a key or group
@@ -46,33 +46,33 @@ class Rows:
         try:
             key = canonical_name(self._key.search(named))
             if key is None:
-                return unusable("", f"no key at '{self._part.key}'", place)
+                return build_unusable_part("", f"no key at '{self._part.key}'", place)
             return self._part_of(key, row, place, named)
         except NoName as error:
-            return unusable("", f"no key at '{self._part.key}': {error}", place)
+            return build_unusable_part("", f"no key at '{self._part.key}': {error}", place)
         except JMESPathError as error:
-            return unusable("", str(error), place)
+            return build_unusable_part("", str(error), place)
 
-    def _part_of(self, key: str, row: dict[str, Any], place: str, named: dict[str, Any]) -> PartRead:
+    def _part_of(self, key: str, row: dict[str, object], place: str, named: dict[str, object]) -> PartRead:
         try:
             version = version_of(self._version.search(row), self._part.version.kind, self._zone)
         except ValueError as error:
-            return unusable(key, f"no version at '{self._part.version.path}': {error}", place)
+            return build_unusable_part(key, f"no version at '{self._part.version.path}': {error}", place)
         try:
             deleted = self._deleted is not None and self._deleted.holds(row)
         except NoTruth as error:
-            return unusable(key, f"deleted_when: {error}", place)
+            return build_unusable_part(key, f"deleted_when: {error}", place)
         try:
-            value = _search(self._group, named)
+            value = _search_row(self._group, named)
             group = None if isinstance(value, str) and not value.strip() else canonical_name(value)
         except NoName as error:
-            return unusable(key, f"no business group at '{self._part.group}': {error}", place)
+            return build_unusable_part(key, f"no business group at '{self._part.group}': {error}", place)
         return PartRead(key, version, row, group, deleted)
 
 
-def unusable(key: str, why: str, place: str = "") -> PartRead:
+def build_unusable_part(key: str, why: str, place: str = "") -> PartRead:
     """A part that cannot be used; the cause comes first, so that its alerts are grouped."""
-    return PartRead(key, 0, {}, problem=shown(f"{why} ({place})" if place else why, ()))
+    return PartRead(key, 0, {}, problem=sanitize_text(f"{why} ({place})" if place else why, ()))
 
 
 def once_each(rows: Sequence[PartRead]) -> list[PartRead]:
@@ -103,7 +103,7 @@ def not_unique(key: str, rows: Sequence[PartRead]) -> PartRead:
         }
     )
     differ = f", which differ in {', '.join(fields[:_MAX_FIELDS_SHOWN])}" if fields else ", which differ"
-    return unusable(key, f"the key is not unique: {len(rows)} rows with key {key}{differ}")
+    return build_unusable_part(key, f"the key is not unique: {len(rows)} rows with key {key}{differ}")
 
 
 def _all_equal(rows: Iterable[PartRead]) -> bool:
@@ -127,19 +127,19 @@ def missing_fields(fields: Iterable[str], there: Iterable[str], what: str) -> Ca
     )
 
 
-def asked_for(keys: Sequence[str], rows: Sequence[PartRead]) -> list[PartRead]:
+def select_requested_rows(keys: Sequence[str], rows: Sequence[PartRead]) -> list[PartRead]:
     """Of the rows that a source gave for some keys those that are of these keys.
 
     Where it gave one under another spelling of a key, that key is told to be unusable: it is not absent.
     """
     wanted, found = set(keys), {row.key for row in rows}
     others = [row.key for row in rows if row.key not in wanted]
-    missed = {key: other for key in wanted - found if others for other in others if alike(other, key)}
+    missed = {key: other for key in wanted - found if others for other in others if are_alike(other, key)}
     return [
         *(row for row in rows if row.key in wanted),
         *(PartRead(key, 0, {}, problem=spelt_otherwise(other, key)) for key, other in sorted(missed.items())),
     ]
 
 
-def _search(expression: ParsedResult | None, row: dict[str, Any]) -> Any:
+def _search_row(expression: ParsedResult | None, row: dict[str, object]) -> Any:
     return None if expression is None else expression.search(row)

@@ -16,9 +16,9 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.database import ApiDatabase
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.core.service.api_keys import Caller, find, is_key_shaped
+from sync_orchestrator.core.service.api_keys import Caller, find_caller_by_key, is_key_shaped
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -39,7 +39,7 @@ class Access:
     database, and so are keys that were never good, where one address shows too many of them.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ApiDatabase) -> None:
         self._database = database
         self._good: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
         self._refused: OrderedDict[bytes, float] = OrderedDict()
@@ -47,13 +47,13 @@ class Access:
         self._unknown = _UnknownKeys()
         self._at_once = asyncio.Semaphore(_UNKNOWN_AT_ONCE)
 
-    async def caller(self, request: Request) -> Caller:
+    async def identify_caller(self, request: Request) -> Caller:
         """Whose key the request shows, in ``Authorization: Bearer …`` or ``X-API-Key``. Raises Refused (401, 429)."""
         return await self.caller_by(request.headers, "" if request.client is None else request.client.host)
 
     async def caller_by(self, headers: Mapping[str, str], address: str) -> Caller:
         """The same by the headers, and the address that they came from."""
-        key = _key(headers)
+        key = _read_key(headers)
         caller = await self._caller_of(key, address) if key is not None and is_key_shaped(key) else None
         if caller is None:
             detail = "This key is not good." if key else "An API key is needed: Authorization: Bearer <key>."
@@ -62,8 +62,8 @@ class Access:
 
     async def authorise(self, request: Request, scope: str) -> Caller:
         """The caller, if its key covers the scope. Raises Refused (401, 403, 429)."""
-        caller = await self.caller(request)
-        require(caller, scope)
+        caller = await self.identify_caller(request)
+        require_scope(caller, scope)
         return caller
 
     async def _caller_of(self, key: str, address: str) -> Caller | None:
@@ -76,13 +76,13 @@ class Access:
         looking = self._looking.get(known_as)
         if looking is None:  # one look for all who show the same key at the same time
             if good is None:  # one that was good lately is let in, however many unknown ones come
-                self._unknown.count(address, now)
-            looking = asyncio.create_task(self._look(key, known_as, address, is_new=good is None))
+                self._unknown.count_key(address, now)
+            looking = asyncio.create_task(self._look_up_within_limits(key, known_as, address, is_new=good is None))
             self._looking[known_as] = looking
-            looking.add_done_callback(lambda done: self._looked(known_as, done))
+            looking.add_done_callback(lambda done: self._end_lookup(known_as, done))
         return await asyncio.shield(looking)
 
-    async def _look(self, key: str, known_as: bytes, address: str, *, is_new: bool) -> Caller | None:
+    async def _look_up_within_limits(self, key: str, known_as: bytes, address: str, *, is_new: bool) -> Caller | None:
         caller = None
         try:
             if is_new:
@@ -96,33 +96,33 @@ class Access:
             raise
         if is_new and caller is not None:
             self._unknown.give_back(address)
-        self._remember(known_as, time.monotonic() + _REMEMBERED_SECONDS, caller)
+        self._remember_caller(known_as, time.monotonic() + _REMEMBERED_SECONDS, caller)
         return caller
 
-    def _looked(self, known_as: bytes, done: asyncio.Task[Caller | None]) -> None:
+    def _end_lookup(self, known_as: bytes, done: asyncio.Task[Caller | None]) -> None:
         self._looking.pop(known_as, None)
         if not done.cancelled():
             done.exception()  # those who asked may have gone away
 
-    def _remember(self, known_as: bytes, until: float, caller: Caller | None) -> None:
+    def _remember_caller(self, known_as: bytes, until: float, caller: Caller | None) -> None:
         if caller is None:
             self._good.pop(known_as, None)
-            _put(self._refused, known_as, until, _MAX_REFUSED)
+            _put_bounded(self._refused, known_as, until, _MAX_REFUSED)
         else:
             self._refused.pop(known_as, None)
-            _put(self._good, known_as, (until, caller), _MAX_GOOD)
+            _put_bounded(self._good, known_as, (until, caller), _MAX_GOOD)
 
     async def _look_up(self, key: str) -> Caller | None:
-        def look() -> Caller | None:
+        def find_caller() -> Caller | None:
             with self._database.engine.begin() as connection:
-                return find(connection, key)
+                return find_caller_by_key(connection, key)
 
-        return await self._database.ask(look)
+        return await self._database.run_in_thread(find_caller)
 
 
-def require(caller: Caller, scope: str) -> None:
+def require_scope(caller: Caller, scope: str) -> None:
     """Raises Refused (403) where the caller's key does not cover the scope."""
-    if not caller.may(scope):
+    if not caller.has_scope(scope):
         raise Refused(403, "This key does not cover what is asked.")
 
 
@@ -138,9 +138,9 @@ class _UnknownKeys:
     def __init__(self) -> None:
         self._paid_until: OrderedDict[str, float] = OrderedDict()
 
-    def count(self, address: str, now: float) -> None:
+    def count_key(self, address: str, now: float) -> None:
         """Counts one. Raises Refused (429) where there were too many."""
-        network = _network(address)
+        network = _find_network(address)
         owed = max(0.0, self._paid_until.get(network, 0.0) - now)
         wait = owed - (_UNKNOWN_BURST - 1) / _UNKNOWN_PER_SECOND
         if wait > 0:
@@ -149,16 +149,16 @@ class _UnknownKeys:
                 "Too many unknown keys came from this address; send it again later.",
                 {"Retry-After": str(math.ceil(wait))},
             )
-        _put(self._paid_until, network, now + owed + 1 / _UNKNOWN_PER_SECOND, _MAX_ADDRESSES)
+        _put_bounded(self._paid_until, network, now + owed + 1 / _UNKNOWN_PER_SECOND, _MAX_ADDRESSES)
 
     def give_back(self, address: str) -> None:
         """Takes one off the count: the key was good, or nobody could say."""
-        network = _network(address)
+        network = _find_network(address)
         if network in self._paid_until:
             self._paid_until[network] -= 1 / _UNKNOWN_PER_SECOND
 
 
-def _put(table: OrderedDict[K, V], name: K, value: V, limit: int) -> None:
+def _put_bounded(table: OrderedDict[K, V], name: K, value: V, limit: int) -> None:
     """Puts a value at the end of a table, and drops the oldest one of a table that is full."""
     table[name] = value
     table.move_to_end(name)
@@ -166,7 +166,7 @@ def _put(table: OrderedDict[K, V], name: K, value: V, limit: int) -> None:
         table.popitem(last=False)
 
 
-def _network(address: str) -> str:
+def _find_network(address: str) -> str:
     """An IPv4 address, or the /64 of an IPv6 address, which is what one host has of those."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
@@ -177,7 +177,7 @@ def _network(address: str) -> str:
     return str(ipaddress.ip_network((found, 64), strict=False))
 
 
-def _key(headers: Mapping[str, str]) -> str | None:
+def _read_key(headers: Mapping[str, str]) -> str | None:
     """The key of this service. A caller of a canary route may need its bearer token for legacy beside it."""
     kind, _, token = headers.get("authorization", "").partition(" ")
     bearer, key = token.strip() if kind.lower() == "bearer" else None, headers.get("x-api-key")

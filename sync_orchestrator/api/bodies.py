@@ -14,7 +14,7 @@ _SECONDS = 30.0
 _WINDOW = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 
 
-async def read(request: Request, limit: int, reservation: Reservation | None = None) -> bytes:
+async def read_body(request: Request, limit: int, reservation: Reservation | None = None) -> bytes:
     """The body as it was sent, of at most ``limit`` bytes, taken from a budget where there is one.
 
     Raises Refused: 400, 408, 413, and 503 where the budget is used up.
@@ -28,7 +28,7 @@ async def read(request: Request, limit: int, reservation: Reservation | None = N
                     pieces.append(piece)
                     size += len(piece)
                     if reservation is not None:
-                        reservation.add(len(piece))
+                        reservation.add_bytes(len(piece))
                     if size > limit:
                         break
                 else:
@@ -40,7 +40,7 @@ async def read(request: Request, limit: int, reservation: Reservation | None = N
     raise Refused(413, f"A request may have at most {limit} bytes; send smaller batches.")
 
 
-def decoded(body: bytes, coding: str, limit: int) -> bytes:
+def decode_body(body: bytes, coding: str, limit: int) -> bytes:
     """Returns the body without its compression (``Content-Encoding``), of at most ``limit`` bytes.
 
     Raises Refused: 400, 413, 415.

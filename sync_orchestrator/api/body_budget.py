@@ -20,13 +20,13 @@ class ByteBudget:
         self._used: Counter[str] = Counter()
         self.used_bytes = 0
 
-    def reserve(self, sender: str, first_bytes: int = 0) -> Reservation:
+    def begin_reservation(self, sender: str, first_bytes: int = 0) -> Reservation:
         """Begins a request: a context manager whose end gives back all that it took. Raises Refused (503)."""
         reservation = Reservation(self, sender)
-        reservation.add(first_bytes)
+        reservation.add_bytes(first_bytes)
         return reservation
 
-    def take(self, sender: str, size: int) -> None:
+    def claim_bytes(self, sender: str, size: int) -> None:
         """Takes bytes. Raises Refused (503) where fewer are left, and takes nothing then."""
         if self.used_bytes + size > self._total or self._used[sender] + size > self._of_one:
             raise Refused(503, "The service holds as many bytes of requests as it may; send it again later.")
@@ -49,9 +49,9 @@ class Reservation:
         self._sender = sender
         self._size = 0
 
-    def add(self, size: int) -> None:
+    def add_bytes(self, size: int) -> None:
         """Takes further bytes. Raises Refused (503)."""
-        self._budget.take(self._sender, size)
+        self._budget.claim_bytes(self._sender, size)
         self._size += size
 
     def __enter__(self) -> Reservation:

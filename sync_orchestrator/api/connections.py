@@ -40,7 +40,7 @@ class Guests:
         self._limit = limit
         self._all: OrderedDict[GuardedProtocol, None] = OrderedDict()
 
-    def add(self, guest: GuardedProtocol) -> None:
+    def add_guest(self, guest: GuardedProtocol) -> None:
         """Adds one at the end; where there are too many the oldest one is closed."""
         self._all[guest] = None
         self._all.move_to_end(guest)
@@ -48,7 +48,7 @@ class Guests:
             oldest, _ = self._all.popitem(last=False)
             oldest.transport.abort()
 
-    def remove(self, guest: GuardedProtocol) -> None:
+    def remove_guest(self, guest: GuardedProtocol) -> None:
         """Removes one. Harmless to repeat."""
         self._all.pop(guest, None)
 
@@ -74,12 +74,12 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Counts the connection, and starts the deadline for the head of its first request."""
         super().connection_made(transport)
-        self._guests.add(self)
+        self._guests.add_guest(self)
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the connection and its deadlines."""
-        self._guests.remove(self)
+        self._guests.remove_guest(self)
         self._stop_deadline()
         self.resume_writing()
         super().connection_lost(exc)
@@ -91,7 +91,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._stray_bytes > MAX_HEAD_BYTES:
-            self._answer(431)
+            self._answer_and_close(431)
         elif not self._has_request:  # whatever comes, such as line ends, does not let it stay any longer
             self._start_deadline()
 
@@ -102,22 +102,22 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Counts the target of the request."""
-        self._count(len(url))
+        self._count_header_bytes(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Also of those behind a body."""
-        self._count(len(name) + len(value) + len(b": \r\n"))
+        self._count_header_bytes(len(name) + len(value) + len(b": \r\n"))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Begins the request: its head arrived in time. Refuses one pipelined request too many: 503."""
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise self._unacceptable(503)
+            raise self._make_parser_error(503)
         self._is_head_awaited = False
         self._stray_bytes = 0
         self._stop_deadline()
-        self._guests.remove(self)
+        self._guests.remove_guest(self)
         is_full = len(self.tasks) >= self._limit
         self.limit_concurrency = self._limit if is_full else None
         super().on_headers_complete()
@@ -138,13 +138,13 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._has_request or self.transport.is_closing():
             return
-        self._guests.add(self)
+        self._guests.add_guest(self)
         if not self._is_head_awaited:  # the answer did not need the body
             self._start_deadline()
 
     def send_400_response(self, msg: str) -> None:
         """Refuses a request that the parser could not read, with the status that says why."""
-        self._answer(self._status)
+        self._answer_and_close(self._status)
 
     def pause_writing(self) -> None:
         """Starts the deadline for a caller that does not read its response."""
@@ -163,12 +163,12 @@ class GuardedProtocol(HttpToolsProtocol):
     def _has_request(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _count(self, size: int) -> None:
+    def _count_header_bytes(self, size: int) -> None:
         self._header_bytes += size
         if self._header_bytes > MAX_HEAD_BYTES:
-            raise self._unacceptable(431)
+            raise self._make_parser_error(431)
 
-    def _unacceptable(self, status: int) -> Exception:
+    def _make_parser_error(self, status: int) -> Exception:
         """For the parser, which ends then; uvicorn calls ``send_400_response``."""
         self._status = status
         return ValueError(_SAID[status])
@@ -185,11 +185,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def _too_late(self) -> None:
         self._deadline = None
         if self._stray_bytes and not self.transport.is_closing():
-            self._answer(408)
+            self._answer_and_close(408)
         else:
             self.transport.abort()
 
-    def _answer(self, status: int) -> None:
+    def _answer_and_close(self, status: int) -> None:
         """Answers and ends the connection; where an answer to an earlier request is under way, just ends it."""
         if self._has_request:
             self.transport.abort()

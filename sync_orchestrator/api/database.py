@@ -37,20 +37,20 @@ _BY_STATE = {
 """By SQLSTATE, or by its class."""
 
 
-class Database:
+class ApiDatabase:
     """The database of the API service: runs blocking work in threads, and turns its failures into responses."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    async def ask(self, work: Callable[[], T]) -> T:
+    async def run_in_thread(self, work: Callable[[], T]) -> T:
         """Does work in a thread, as ``answering`` says, and waits for it, not for ever."""
-        with self.answering():
+        with self.refuse_on_failure():
             async with asyncio.timeout(SECONDS):
                 return await asyncio.to_thread(work)
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
+    def refuse_on_failure(self) -> Iterator[None]:
         """Raises Refused: 503, which names what is wrong with the database, or 422 for what it cannot store.
 
         A database that does not answer in time may still carry the work out; the events' ids make sending them again
@@ -59,19 +59,19 @@ class Database:
         try:
             yield
         except (DataError, psycopg.DataError) as error:
-            _log.error("the database cannot store an event: sqlstate %s", connections.sqlstate(error))
+            _log.error("the database cannot store an event: sqlstate %s", connections.sqlstate_of(error))
             raise Refused(422, "An event cannot be stored; nothing was recorded.") from None
         except (SQLAlchemyError, psycopg.Error, TimeoutError) as error:
-            said = trouble(error)
-            _log.warning("%s (%s, sqlstate %s)", said, type(error).__name__, connections.sqlstate(error))
+            said = describe_failure(error)
+            _log.warning("%s (%s, sqlstate %s)", said, type(error).__name__, connections.sqlstate_of(error))
             raise Refused(503, said) from None
 
 
-def trouble(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
     """What is wrong with the database, in a constant sentence."""
     if isinstance(error, PoolTimeout):
         return "The service's database connections are all in use; try again later."
-    state = connections.sqlstate(error)
+    state = connections.sqlstate_of(error)
     if state is None or state.startswith("08"):
         return _UNREACHABLE
     return _BY_STATE.get(state) or _BY_STATE.get(state[:2]) or "The database failed; try again later."

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sync_orchestrator.api.auth import Access
-from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.database import ApiDatabase
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.core.db import connections
 from sync_orchestrator.core.ledger.probe import try_to_record
@@ -44,7 +44,7 @@ Collect = Callable[[Connection], Families]
 class Health:
     """The open paths for probes and metrics."""
 
-    def __init__(self, database: Database, access: Access, more: Collect | None = None) -> None:
+    def __init__(self, database: ApiDatabase, access: Access, more: Collect | None = None) -> None:
         self._database = database
         self._access = access
         self._more = more
@@ -52,9 +52,9 @@ class Health:
         self._looked = 0.0
         self._has_own_sessions = False
 
-    def routes(self) -> list[Route]:
+    def build_routes(self) -> list[Route]:
         """The routes of health checks and metrics."""
-        return [Route("/healthz", self.healthz), Route("/readyz", self.readyz), Route("/metrics", self.metrics)]
+        return [Route("/healthz", self.healthz), Route("/readyz", self.readyz), Route("/metrics", self.show_metrics)]
 
     async def healthz(self, request: Request) -> Response:
         """Green while the process answers."""
@@ -65,26 +65,26 @@ class Health:
 
         A silent sensor or worker is reported and does not make it red: events are recorded all the same.
         """
-        with self._database.answering():
+        with self._database.refuse_on_failure():
             async with asyncio.timeout(READY_SECONDS):
-                others = await asyncio.shield(self._look())
+                others = await asyncio.shield(self._share_check())
         if others is None:
             raise Refused(503, "The database has not the shape that this version needs; start it with this version.")
         return JSONResponse({"status": "ready", "database": "ok", "migrations": "ok", **others})
 
-    def _look(self) -> asyncio.Task[dict[str, str] | None]:
+    def _share_check(self) -> asyncio.Task[dict[str, str] | None]:
         """One look at a time, and a second of rest between two, however many ask."""
         if self._looking is None or (self._looking.done() and time.monotonic() - self._looked >= _REST_SECONDS):
-            self._looking = asyncio.create_task(asyncio.to_thread(self._tried))
-            self._looking.add_done_callback(self._ended)
+            self._looking = asyncio.create_task(asyncio.to_thread(self._check_readiness))
+            self._looking.add_done_callback(self._note_check_end)
         return self._looking
 
-    def _ended(self, looked: asyncio.Task[dict[str, str] | None]) -> None:
+    def _note_check_end(self, looked: asyncio.Task[dict[str, str] | None]) -> None:
         self._looked = time.monotonic()
         if not looked.cancelled():
             looked.exception()  # those who asked may have gone away
 
-    def _tried(self) -> dict[str, str] | None:
+    def _check_readiness(self) -> dict[str, str] | None:
         """Whether the sensor and the worker are ``ok`` or ``silent``; None where the database has another shape."""
         engine = self._database.engine
         if not is_current(engine):
@@ -99,15 +99,15 @@ class Health:
         hears_sensor = sensor_seconds is not None and sensor_seconds < _SENSOR_SILENT_SECONDS
         return {"sensor": "ok" if hears_sensor else "silent", "worker": "ok" if has_worker else "silent"}
 
-    async def metrics(self, request: Request) -> Response:
+    async def show_metrics(self, request: Request) -> Response:
         """Figures for Prometheus; they come from the database, so every replica tells the same."""
         await self._access.authorise(request, "metrics")
-        body = await self._database.ask(self._exposed)
+        body = await self._database.run_in_thread(self._expose_metrics)
         return Response(body, media_type=CONTENT_TYPE_LATEST)
 
-    def _exposed(self) -> bytes:
+    def _expose_metrics(self) -> bytes:
         with self._database.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-            found = [*_families(connection), *(self._more(connection) if self._more else ())]
+            found = [*_build_families(connection), *(self._more(connection) if self._more else ())]
         registry = CollectorRegistry()
         registry.register(_Collected(found))
         return cast(bytes, generate_latest(registry))
@@ -121,7 +121,7 @@ class _Collected(Collector):
         yield from self._families
 
 
-def _families(connection: Connection) -> Families:
+def _build_families(connection: Connection) -> Families:
     for figure in read_figures(connection):
         family = _FAMILIES[figure.kind](figure.name, figure.help_text, labels=figure.labels)
         for labels, value in figure.values.items():

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sync_orchestrator.api.problems import problem
+from sync_orchestrator.api.problems import make_problem
 from sync_orchestrator.texts.host_names import AllowedHosts, InvalidHost, read_host
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
@@ -34,10 +34,10 @@ class HostCheck:
             try:
                 host = read_host(scope["headers"])
             except InvalidHost:
-                await problem(400, "Invalid Host header.")(scope, receive, send)
+                await make_problem(400, "Invalid Host header.")(scope, receive, send)
                 return
             if host is not None and not self._hosts.allows(host):
                 detail = "Unknown host. Add its name to api.allowed_hosts in sync.yaml, or use an IP address."
-                await problem(421, detail)(scope, receive, send)
+                await make_problem(421, detail)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

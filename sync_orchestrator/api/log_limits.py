@@ -26,14 +26,14 @@ class Repeats(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is written; it says how many were not."""
         now = time.monotonic()
-        kind = _kind(record)
+        kind = _classify_record(record)
         with self._lock:
             until, left_out = self._kinds.get(kind, (0.0, 0))
             if now < until:
                 self._kinds[kind] = (until, left_out + 1)
                 return False
             if kind not in self._kinds and len(self._kinds) >= _MAX_KINDS:
-                self._forget(now)
+                self._forget_old_kinds(now)
                 if len(self._kinds) >= _MAX_KINDS:
                     return False
             self._kinds[kind] = (now + self._seconds, 0)
@@ -42,7 +42,7 @@ class Repeats(logging.Filter):
             record.args = ()
         return True
 
-    def _forget(self, now: float) -> None:
+    def _forget_old_kinds(self, now: float) -> None:
         self._kinds = {kind: state for kind, state in self._kinds.items() if now < state[0]}
 
 
@@ -54,7 +54,7 @@ def summarise_repeats(*loggers: str) -> None:
             logger.addFilter(Repeats())
 
 
-def _kind(record: logging.LogRecord) -> tuple[object, ...]:
+def _classify_record(record: logging.LogRecord) -> tuple[object, ...]:
     error = record.exc_info[0] if record.exc_info else None
     what = record.msg if error is not None else record.getMessage()
     return record.name, record.levelno, str(what)[:200], error

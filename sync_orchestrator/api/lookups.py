@@ -16,14 +16,14 @@ from starlette.routing import Route
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.api.auth import Access
-from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.database import ApiDatabase
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.failure_causes import error_class
 from sync_orchestrator.core.ledger.lookups import find_events_by_id
 from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.service.api_keys import Caller
-from sync_orchestrator.core.values.names import composed
+from sync_orchestrator.core.values.names import to_nfc
 from sync_orchestrator.errors import NotFound
 from sync_orchestrator.texts.storable_text import text_problem
 
@@ -50,53 +50,53 @@ _PART = ("part", "epoch", "version", "deleted")
 class Lookups:
     """The paths that show what happened to an event or a record."""
 
-    def __init__(self, database: Database, config: Config, access: Access) -> None:
+    def __init__(self, database: ApiDatabase, config: Config, access: Access) -> None:
         self._database = database
         self._config = config
         self._access = access
 
-    def routes(self) -> list[Route]:
+    def build_routes(self) -> list[Route]:
         """The routes of lookups."""
-        return [Route("/v1/events/{id}", self.event), Route("/v1/records/{entity}/{key:path}", self.record)]
+        return [Route("/v1/events/{id}", self.show_event), Route("/v1/records/{entity}/{key:path}", self.show_record)]
 
-    async def event(self, request: Request) -> Response:
+    async def show_event(self, request: Request) -> Response:
         """The events of an id, each with its state: of one source system (``?source=``), or of all that the key may."""
-        caller = await self._access.caller(request)
+        caller = await self._access.identify_caller(request)
         asked = request.query_params.get("source")
-        sources = [name for name in _may(caller, self._config.sources) if asked in (None, name)]
-        ident = _storable(request.path_params["id"])
+        sources = [name for name in _filter_allowed_sources(caller, self._config.sources) if asked in (None, name)]
+        ident = _require_storable(request.path_params["id"])
 
-        def look() -> list[dict[str, Any]]:
+        def read_events() -> list[dict[str, object]]:
             with self._database.engine.begin() as connection:
                 rows = find_events_by_id(connection, sources, ident)
-            return [_for(caller, _plain(row._mapping)) for row in rows]
+            return [_hide_error_texts(caller, _make_plain_row(row._mapping)) for row in rows]
 
-        found = await self._database.ask(look)
+        found = await self._database.run_in_thread(read_events)
         if not found:
             raise Refused(404, "No event of this id was recorded for a source system that this key covers.")
         return ExactJson({"events": found})
 
-    async def record(self, request: Request) -> Response:
+    async def show_record(self, request: Request) -> Response:
         """A record's present state, and each event, version decision, push and difference of it, in order."""
-        caller = await self._access.caller(request)
+        caller = await self._access.identify_caller(request)
         entity = self._config.entities.get(request.path_params["entity"])
-        if entity is None or not _may(caller, entity.parts):
+        if entity is None or not _filter_allowed_sources(caller, entity.parts):
             raise Refused(404, "There is no such entity for this key.")
-        name, key = str(request.path_params["entity"]), _storable(request.path_params["key"])
+        name, key = str(request.path_params["entity"]), _require_storable(request.path_params["key"])
 
-        def look() -> records.Biography:
+        def read_record() -> records.Biography:
             with self._database.engine.begin() as connection:
-                return records.show(connection, name, key)
+                return records.read_biography(connection, name, key)
 
         try:
-            found = await self._database.ask(look)
+            found = await self._database.run_in_thread(read_record)
         except NotFound:
             raise Refused(404, "Nothing is known of this record.") from None
         return ExactJson(
             {
-                "record": found["record"] and _for(caller, _plain(found["record"], _RECORD)),
-                "parts": [_plain(part, _PART) for part in found["parts"]],
-                "history": [_for(caller, line) for line in _in_order(found)],
+                "record": found["record"] and _hide_error_texts(caller, _make_plain_row(found["record"], _RECORD)),
+                "parts": [_make_plain_row(part, _PART) for part in found["parts"]],
+                "history": [_hide_error_texts(caller, line) for line in _in_order(found)],
             }
         )
 
@@ -104,22 +104,22 @@ class Lookups:
 class ExactJson(JSONResponse):
     """JSON with all digits of its numbers."""
 
-    def render(self, content: Any) -> bytes:
+    def render(self, content: object) -> bytes:
         """Returns the body of the response, with all digits."""
         return exact_json.dumps(content)
 
 
-def _may(caller: Caller, sources: Iterable[str]) -> list[str]:
-    return [name for name in sources if caller.may(f"events:{name}")]
+def _filter_allowed_sources(caller: Caller, sources: Iterable[str]) -> list[str]:
+    return [name for name in sources if caller.has_scope(f"events:{name}")]
 
 
-def _storable(text: str) -> str:
+def _require_storable(text: str) -> str:
     if text_problem(text) is not None:
         raise Refused(404, "Nothing can have this name.")
-    return composed(text)
+    return to_nfc(text)
 
 
-def _in_order(found: records.Biography) -> list[dict[str, Any]]:
+def _in_order(found: records.Biography) -> list[dict[str, object]]:
     """One list: events as they were received and as they ended, pushes with their outcomes, differences found."""
     lines: list[tuple[Any, dict[str, Any]]] = []
     for event in found["events"]:
@@ -140,18 +140,18 @@ def _in_order(found: records.Biography) -> list[dict[str, Any]]:
     ]
     done = sorted((line for line in lines if line[0] is not None), key=lambda line: line[0])
     still = [line for line in lines if line[0] is None]
-    return [_plain({"at": at, **line}) for at, line in (*done, *still)]
+    return [_make_plain_row({"at": at, **line}) for at, line in (*done, *still)]
 
 
-def _for(caller: Caller, row: dict[str, Any]) -> dict[str, Any]:
+def _hide_error_texts(caller: Caller, row: dict[str, Any]) -> dict[str, Any]:
     """A row as this caller may see it: texts of errors are for ``admin``."""
-    if caller.may("admin"):
+    if caller.has_scope("admin"):
         return row
     hidden = (*_ERROR_TEXTS, "reason") if row.get("state") == "discarded" else _ERROR_TEXTS
     return {name: error_class(value) if name in hidden else value for name, value in row.items()}
 
 
-def _plain(row: Any, names: Iterable[str] | None = None) -> dict[str, Any]:
+def _make_plain_row(row: Any, names: Iterable[str] | None = None) -> dict[str, object]:
     chosen = row if names is None else {name: row[name] for name in names}
     return {
         name: value.isoformat() if hasattr(value, "isoformat") else value

@@ -22,28 +22,28 @@ _FOLDER = Path(__file__).parent
 class Descriptions:
     """``paths``: further paths of the service, as OpenAPI has them, such as those of the proxy's routes."""
 
-    def __init__(self, access: Access, paths: dict[str, Any] | None = None) -> None:
+    def __init__(self, access: Access, paths: dict[str, object] | None = None) -> None:
         self._access = access
-        self.openapi = _read("openapi.yaml")
+        self.openapi = _read_description("openapi.yaml")
         self.openapi["paths"].update(paths or {})
-        self.asyncapi = _read("asyncapi.yaml")
+        self.asyncapi = _read_description("asyncapi.yaml")
         self.asyncapi["components"]["messages"]["change"]["payload"] = deepcopy(
             self.openapi["components"]["schemas"]["CloudEvent"]
         )
 
-    def routes(self) -> list[Route]:
+    def build_routes(self) -> list[Route]:
         """The routes of the descriptions; each needs a key."""
-        return [Route("/openapi.json", self._openapi), Route("/asyncapi.json", self._asyncapi)]
+        return [Route("/openapi.json", self._serve_openapi), Route("/asyncapi.json", self._serve_asyncapi)]
 
-    async def _openapi(self, request: Request) -> Response:
-        await self._access.caller(request)
+    async def _serve_openapi(self, request: Request) -> Response:
+        await self._access.identify_caller(request)
         return JSONResponse(self.openapi)
 
-    async def _asyncapi(self, request: Request) -> Response:
-        await self._access.caller(request)
+    async def _serve_asyncapi(self, request: Request) -> Response:
+        await self._access.identify_caller(request)
         return JSONResponse(self.asyncapi)
 
 
-def _read(name: str) -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load((_FOLDER / name).read_text(encoding="utf-8"))
+def _read_description(name: str) -> dict[str, Any]:
+    document: dict[str, object] = yaml.safe_load((_FOLDER / name).read_text(encoding="utf-8"))
     return document

@@ -17,25 +17,25 @@ _RETRY_AFTER = "2"
 class Refused(Exception):
     """A request that gets no 2xx; ``more`` are further members of its problem details."""
 
-    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> None:
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None, **more: object) -> None:
         self.status = status
         self.detail = detail
         self.headers = headers or {}
         self.more = more
 
 
-def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> Response:
+def make_problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: object) -> Response:
     """An answer with problem details; a 503 says when to come back."""
     retry = {"Retry-After": _RETRY_AFTER} if status == 503 else {}
     return JSONResponse(
-        {"type": "about:blank", "title": _phrase(status), "status": status, "detail": detail, **more},
+        {"type": "about:blank", "title": _find_phrase(status), "status": status, "detail": detail, **more},
         status_code=status,
         headers={**retry, **(headers or {})},
         media_type=KIND,
     )
 
 
-def _phrase(status: int) -> str:
+def _find_phrase(status: int) -> str:
     """A route may be configured to use a status that HTTP does not name, such as 499."""
     try:
         return HTTPStatus(status).phrase
@@ -43,25 +43,25 @@ def _phrase(status: int) -> str:
         return "Error"
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _answer_refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return problem(error.status, error.detail, error.headers, **error.more)
+    return make_problem(error.status, error.detail, error.headers, **error.more)
 
 
-async def _http(request: Request, error: Exception) -> Response:
+async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = {
         404: "There is nothing here; /openapi.json says what there is.",
         405: "This method is not known here; /openapi.json says which are.",
     }
-    return problem(
+    return make_problem(
         error.status_code, detail.get(error.status_code, "The request cannot be understood."), dict(error.headers or {})
     )
 
 
-async def _unforeseen(request: Request, error: Exception) -> Response:
-    return problem(500, "Something is wrong here; nothing is known to have been done. Send it again.")
+async def _answer_unforeseen(request: Request, error: Exception) -> Response:
+    return make_problem(500, "Something is wrong here; nothing is known to have been done. Send it again.")
 
 
-HANDLERS: Any = {Refused: _refused, HTTPException: _http, Exception: _unforeseen}
+HANDLERS: Any = {Refused: _answer_refused, HTTPException: _answer_http_error, Exception: _answer_unforeseen}
 """For an application's ``exception_handlers``."""

@@ -35,7 +35,7 @@ def app() -> Starlette:
     return made
 
 
-def _connections() -> int:
+def _raise_connection_limit() -> int:
     """How many connections with a request there may be, and how many without one: as many as the process may open."""
     if resource is None:
         return MAX_CONNECTIONS
@@ -58,7 +58,7 @@ def serve(host: str, port: int, workers: int = 1) -> None:
         "access_log": False,
         "http": GuardedProtocol,
         "ws": "none",
-        "limit_concurrency": _connections(),
+        "limit_concurrency": _raise_connection_limit(),
         "timeout_keep_alive": 30,
         "timeout_graceful_shutdown": 5,
         "server_header": False,

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 
 from sync_orchestrator.api import problems
 from sync_orchestrator.api.auth import Access
-from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.database import ApiDatabase
 from sync_orchestrator.api.health import Health
 from sync_orchestrator.api.host_check import HostCheck
 from sync_orchestrator.api.intake.routes import Intake
@@ -21,16 +21,16 @@ from sync_orchestrator.api.lookups import Lookups
 from sync_orchestrator.api.openapi import Descriptions
 from sync_orchestrator.api.proxy.rollouts import Rollouts
 from sync_orchestrator.api.proxy.routes import Proxy
-from sync_orchestrator.api.proxy.shared_state import Known
+from sync_orchestrator.api.proxy.shared_state import SharedState
 from sync_orchestrator.api.watchdog import Watchdog
 from sync_orchestrator.core.context import Context
 
 
 def create_app(context: Context) -> Starlette:
     """The service as an ASGI application; its end closes the context's connections."""
-    database = Database(context.engine)
+    database = ApiDatabase(context.engine)
     access = Access(database)
-    known = Known(database)
+    known = SharedState(database)
     proxy = Proxy(database, context, access, known)
     rollouts = Rollouts(database, context.config, access, known)
     intake = Intake(database, context.config, access)
@@ -39,8 +39,8 @@ def create_app(context: Context) -> Starlette:
         Lookups(database, context.config, access),
         proxy,
         rollouts,
-        Health(database, access, rollouts.figures),
-        Descriptions(access, proxy.paths()),
+        Health(database, access, rollouts.collect_metrics),
+        Descriptions(access, proxy.describe_paths()),
     )
 
     watchdog = Watchdog(database, context.config)
@@ -55,7 +55,7 @@ def create_app(context: Context) -> Starlette:
         await context.close()
 
     app = Starlette(
-        routes=[route for part in parts for route in part.routes()],
+        routes=[route for part in parts for route in part.build_routes()],
         lifespan=lifespan,
         exception_handlers=problems.HANDLERS,
         middleware=[Middleware(HostCheck, allowed_hosts=context.config.api.allowed_hosts)],

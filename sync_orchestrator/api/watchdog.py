@@ -10,7 +10,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.database import ApiDatabase
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.operations.maintenance import watch_if_due
@@ -26,7 +26,7 @@ _log = logging.getLogger("sync_orchestrator.watchdog")
 class Watchdog:
     """Looks from its start to its end; several services at once do no harm."""
 
-    def __init__(self, database: Database, config: Config, every: float = LOOK_SECONDS) -> None:
+    def __init__(self, database: ApiDatabase, config: Config, every: float = LOOK_SECONDS) -> None:
         self._database = database
         self._config = config
         self._every = every
@@ -34,7 +34,7 @@ class Watchdog:
 
     def start(self) -> None:
         """Begins in the running loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = asyncio.get_running_loop().create_task(self._watch_repeatedly())
 
     async def close(self) -> None:
         """Ends it."""
@@ -43,15 +43,15 @@ class Watchdog:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _run(self) -> None:
+    async def _watch_repeatedly(self) -> None:
         while True:
             await asyncio.sleep(self._every)
             try:
-                await asyncio.to_thread(self.look)
+                await asyncio.to_thread(self.watch_once)
             except Exception as error:  # whatever is wrong with it must not end it
                 _log.warning("Nobody looks after the alerts now: %s.", type(error).__name__)
 
-    def look(self) -> int:
+    def watch_once(self) -> int:
         """One look; returns how many messages were sent."""
         engine, settings = self._database.engine, self._config.alerts
         workers = watch_workers(engine, settings.silent_after)

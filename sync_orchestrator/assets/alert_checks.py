@@ -16,7 +16,7 @@ from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.core.notifications.alert_messages import action_for
 from sync_orchestrator.core.operations.open_alerts import OpenAlerts, open_alerts
 from sync_orchestrator.resources.job_names import REPORT_ALERTS
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 
 ALERTS_CHECK = "open_alerts"
 
@@ -34,13 +34,15 @@ def alerts_check(name: str) -> dg.AssetChecksDefinition:
     )
 
     @dg.multi_asset_check(name=f"{name}_mirror_{ALERTS_CHECK}", specs=[spec], can_subset=True)
-    def check(context: dg.AssetCheckExecutionContext, system: System) -> Iterator[dg.AssetCheckEvaluation]:
+    def check_alerts(
+        context: dg.AssetCheckExecutionContext, system: SystemResource
+    ) -> Iterator[dg.AssetCheckEvaluation]:
         yield alerts_evaluation(name, read_open_alerts(system))
 
-    return check
+    return check_alerts
 
 
-def read_open_alerts(system: System) -> OpenAlerts:
+def read_open_alerts(system: SystemResource) -> OpenAlerts:
     """The open alerts and pauses of all entities."""
     with system.context.engine.begin() as connection:
         return open_alerts(connection, {name: entity.system_name for name, entity in system.context.entities.items()})
@@ -52,7 +54,7 @@ def alerts_evaluation(name: str, found: OpenAlerts) -> dg.AssetCheckEvaluation:
     is_urgent = any(alert.is_urgent for alert in alerts)
     metadata: dict[str, Any] = {"open": len(alerts)}
     if pause is not None:
-        metadata |= {"pushes_wait": pause.text(), "next": pause.next_step}
+        metadata |= {"pushes_wait": pause.to_text(), "next": pause.next_step}
     if alerts:
         metadata["alerts"] = shown_table(
             (
@@ -75,30 +77,30 @@ def alerts_evaluation(name: str, found: OpenAlerts) -> dg.AssetCheckEvaluation:
         check_name=ALERTS_CHECK,
         passed=not alerts and pause is None,
         severity=dg.AssetCheckSeverity.ERROR if is_urgent else dg.AssetCheckSeverity.WARN,
-        description=_summary(name, found),
+        description=_summarize_alerts(name, found),
         metadata=metadata,
     )
 
 
-def _summary(name: str, found: OpenAlerts) -> str:
+def _summarize_alerts(name: str, found: OpenAlerts) -> str:
     kinds = Counter(alert.kind for alert in found.alerts[name])
     total = kinds.total()
     named = ", ".join(kind if n == 1 else f"{kind} ({n})" for kind, n in kinds.items())
     lines = [f"{total} alert{'s are' if total > 1 else ' is'} open: {named}"] if total else []
     if pause := found.pauses.get(name):
-        lines.append(pause.text())
+        lines.append(pause.to_text())
     return "; ".join(lines) or "no alert is open"
 
 
 @dg.op(out=dg.Out(dg.Nothing))
 def report_open_alerts(
-    context: dg.OpExecutionContext, system: System
+    context: dg.OpExecutionContext, system: SystemResource
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
     """Evaluates the check of each entity's mirror."""
-    with system.alive():
+    with system.keep_alive():
         found = read_open_alerts(system)
         for name in system.context.entities:
-            context.log.info(f"{name}: {_summary(name, found)}")
+            context.log.info(f"{name}: {_summarize_alerts(name, found)}")
             yield alerts_evaluation(name, found)
     yield dg.Output(None, metadata={"open": found.count, "entities_paused": len(found.pauses)})
 

@@ -17,10 +17,10 @@ from sync_orchestrator.assets.cancellation import cancelable
 from sync_orchestrator.assets.jobs.by_group import (
     IN_ONE_RUN,
     Context,
-    asked_entities,
-    asked_groups,
     by_group,
     named_groups,
+    requested_entities,
+    requested_groups,
 )
 from sync_orchestrator.assets.lineage import archive_key
 from sync_orchestrator.assets.options import (
@@ -41,15 +41,20 @@ from sync_orchestrator.assets.ticks import source_check_tick_minutes
 from sync_orchestrator.assets.totals import Verdicts
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
-from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources, checks_by_itself, groups_due
+from sync_orchestrator.core.validation.source_check import (
+    SourceCheckResult,
+    check_sources,
+    checks_by_itself,
+    groups_due,
+)
 from sync_orchestrator.resources.instance.dagster_internals import (
     check_output,
-    evaluation,
     is_materialized_here,
+    make_evaluation,
     partitioned_check,
 )
 from sync_orchestrator.resources.job_names import CHECK_SOURCES
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 
 SOURCE_CHECK = "source_then_archive"
 """The name of the archive's check."""
@@ -70,19 +75,19 @@ def archive_check(name: str, repair: Repair = "auto") -> dg.AssetChecksDefinitio
     """The check of one entity's archive; ``repair`` is the configured one, for the description."""
 
     @cancelable
-    def check(
-        context: dg.AssetCheckExecutionContext, system: System
+    def check_archive(
+        context: dg.AssetCheckExecutionContext, system: SystemResource
     ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
         if is_materialized_here(context, archive_key(name)):
             context.log.info("the full sync has evaluated this check from what it listed")
         else:
-            verdicts = _verdicts()
-            yield from evaluations(context, system, name, asked_groups(context, system, name), verdicts)
+            verdicts = _make_verdicts()
+            yield from evaluate_groups(context, system, name, requested_groups(context, system, name), verdicts)
             verdicts.require_some()
         yield check_output(context, archive_key(name), SOURCE_CHECK)
 
     return partitioned_check(
-        check,
+        check_archive,
         f"{name}_archive_{SOURCE_CHECK}",
         archive_key(name),
         SOURCE_CHECK,
@@ -106,30 +111,30 @@ _EFFECTS: dict[Repair, str] = {
 }
 
 
-def _verdicts() -> Verdicts:
+def _make_verdicts() -> Verdicts:
     return Verdicts(("lost", "not_checked", "in_sync"), "checked")
 
 
 def check_source_groups(
-    context: dg.OpExecutionContext, config: SourceCheckOptions, system: System
+    context: dg.OpExecutionContext, config: SourceCheckOptions, system: SystemResource
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
     """Checks the groups that are due, or those asked for, and reports each as an evaluation of the check."""
-    entities, repair = asked_entities(system, config.entity), chosen_repair(config.repair)
+    entities, repair = requested_entities(system, config.entity), chosen_repair(config.repair)
     named = named_groups(system, entities, config.groups) if config.groups else {}
-    verdicts = _verdicts()
+    verdicts = _make_verdicts()
     for name in entities:
         groups = named[name] if config.groups else due_groups(system, name)
-        yield from evaluations(context, system, name, groups, verdicts, repair=repair)
+        yield from evaluate_groups(context, system, name, groups, verdicts, repair=repair)
     verdicts.require_some()
-    yield dg.Output(None, metadata=verdicts.metadata())
+    yield dg.Output(None, metadata=verdicts.build_metadata())
 
 
-def due_groups(system: System, name: str) -> list[str]:
+def due_groups(system: SystemResource, name: str) -> list[str]:
     """The groups of an entity whose sources are due to be checked; none where that is switched off.
 
     Those that would be due before the middle of the time until the schedule fires next are due now.
     """
-    entity = system.entity(name)
+    entity = system.get_entity(name)
     every = entity.settings.source_check.every
     if every is None or not checks_by_itself(entity):
         return []
@@ -138,9 +143,9 @@ def due_groups(system: System, name: str) -> list[str]:
         return groups_due(connection, name, every - min(tick_seconds, every) / 2, _MOST_GROUPS)
 
 
-def evaluations(
+def evaluate_groups(
     context: Context,
-    system: System,
+    system: SystemResource,
     name: str,
     groups: Sequence[str],
     verdicts: Verdicts,
@@ -148,15 +153,15 @@ def evaluations(
     repair: Repair | None = None,
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Checks groups and yields an evaluation of each: those in sync as they end, then the others, lost ones last."""
-    entity = system.entity(name)
+    entity = system.get_entity(name)
 
-    def work(group: str) -> Awaitable[SourceCheck]:
+    def check_group(group: str) -> Awaitable[SourceCheckResult]:
         return check_sources(system.context, entity, group, repair=repair)
 
-    def checked() -> Iterator[SourceCheck]:
-        for group, result in by_group(context, system, name, groups, work, "checked"):
-            context.log.info(f"{name} {group}: {summary(result)}")
-            verdicts.add(
+    def yield_checked_groups() -> Iterator[SourceCheckResult]:
+        for group, result in by_group(context, system, name, groups, check_group, "checked"):
+            context.log.info(f"{name} {group}: {summarize_source_check(result)}")
+            verdicts.add_verdict(
                 name,
                 group,
                 result.verdict,
@@ -170,25 +175,25 @@ def evaluations(
             )
             yield result
 
-    for result in verdicts.worst_last(checked()):
-        yield _evaluation(context, name, result)
+    for result in verdicts.worst_last(yield_checked_groups()):
+        yield _make_evaluation(context, name, result)
 
 
-def _evaluation(context: Context, name: str, result: SourceCheck) -> dg.AssetCheckEvaluation:
+def _make_evaluation(context: Context, name: str, result: SourceCheckResult) -> dg.AssetCheckEvaluation:
     unknown = result.verdict == "not_checked"
-    return evaluation(
+    return make_evaluation(
         context,
         archive_key(name),
         SOURCE_CHECK,
         result.group,
         passed=result.verdict == "in_sync",
-        description=summary(result),
+        description=summarize_source_check(result),
         metadata=metadata_of(result),
         severity=dg.AssetCheckSeverity.WARN if unknown else dg.AssetCheckSeverity.ERROR,
     )
 
 
-def summary(result: SourceCheck) -> str:
+def summarize_source_check(result: SourceCheckResult) -> str:
     """The verdict in one line."""
     if result.verdict == "not_checked":
         return f"not checked: {result.reason}"
@@ -198,7 +203,7 @@ def summary(result: SourceCheck) -> str:
     return f"{line}; {result.reason}" if result.reason else line
 
 
-def metadata_of(result: SourceCheck) -> dict[str, Any]:
+def metadata_of(result: SourceCheckResult) -> dict[str, Any]:
     """What people look at: the verdict, the counts, and a table of what was lost."""
     metadata: dict[str, Any] = {
         "verdict": result.verdict,

@@ -69,10 +69,10 @@ def ended_by_sigterm() -> Iterator[None]:
         yield
         return
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def raise_system_ends(number: int, frame: FrameType | None) -> None:
         raise _SystemEnds
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, raise_system_ends)
     try:
         yield
     except _SystemEnds:

@@ -17,12 +17,12 @@ from sync_orchestrator.assets.lineage import archive_key, archive_metadata, mirr
 from sync_orchestrator.assets.options import ALLOW_DELETIONS
 from sync_orchestrator.assets.partitions import business_groups_of, groups_of
 from sync_orchestrator.assets.totals import observe_totals
-from sync_orchestrator.config import Entity
-from sync_orchestrator.config.targets import ThirdPartySystem
+from sync_orchestrator.config import EntitySettings
+from sync_orchestrator.config.targets import ThirdPartySettings
 from sync_orchestrator.resources.instance.config import FULL_SYNC_POOL
 from sync_orchestrator.resources.instance.dagster_internals import reported_output
 from sync_orchestrator.resources.job_names import full_sync_job_name
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 
 __all__ = ["FullSyncOptions", "archive_key", "entity_assets", "full_sync_job", "mirror_key"]
 
@@ -54,12 +54,12 @@ backfill. Its figures move only at the daemon's ticks, every 20 to 30 s; the log
 group that is not in sync at the end fails, the others stay materialized."""
 
 
-def entity_assets(name: str, entity: Entity, system: ThirdPartySystem) -> dg.AssetsDefinition:
+def entity_assets(name: str, entity: EntitySettings, system: ThirdPartySettings) -> dg.AssetsDefinition:
     """The archive and the mirror of one entity; each can be materialized alone."""
 
     @dg.multi_asset(
         name=f"{name}_full_sync",
-        specs=_specs(name, entity, system),
+        specs=_build_asset_specs(name, entity, system),
         can_subset=True,
         partitions_def=business_groups_of(name),
         pool=FULL_SYNC_POOL,
@@ -67,13 +67,13 @@ def entity_assets(name: str, entity: Entity, system: ThirdPartySystem) -> dg.Ass
     )
     @cancelable
     def full_sync_of_groups(
-        context: dg.AssetExecutionContext, config: FullSyncOptions, system: System
+        context: dg.AssetExecutionContext, config: FullSyncOptions, system: SystemResource
     ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
-        run = FullSyncRun(context, system.context, system.entity(name), config.allow_deletions)
+        run = FullSyncRun(context, system.context, system.get_entity(name), config.allow_deletions)
         system.perform(run.sync_groups(groups_of(system.context, name)))
         yield from run.archive_evaluations()
         observe_totals(context, system, [name])
-        metadata = run.totals()
+        metadata = run.build_totals()
         if run.failed:
             raise dg.Failure(run.failure_text(), metadata=metadata, allow_retries=False)
         for asset in (archive_key(name), mirror_key(name)):
@@ -83,7 +83,7 @@ def entity_assets(name: str, entity: Entity, system: ThirdPartySystem) -> dg.Ass
     return full_sync_of_groups
 
 
-def _specs(name: str, entity: Entity, system: ThirdPartySystem) -> list[dg.AssetSpec]:
+def _build_asset_specs(name: str, entity: EntitySettings, system: ThirdPartySettings) -> list[dg.AssetSpec]:
     common: dict[str, Any] = {"group_name": name, "owners": entity.owners, "tags": {"entity": name}}
     archive = dg.AssetSpec(
         archive_key(name),

@@ -15,10 +15,10 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from sync_orchestrator.assets.lineage import mirror_key
-from sync_orchestrator.config import Entity
+from sync_orchestrator.config import EntitySettings
 from sync_orchestrator.core.validation.in_sync_since import find_in_sync_since
-from sync_orchestrator.resources.instance.dagster_internals import Execution, report
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.instance.dagster_internals import Execution, report_events
+from sync_orchestrator.resources.system import SystemResource
 
 ALL_GROUPS = "all business groups ..."
 """The partition that such a materialization names. Dagster refuses to add a partition of this name."""
@@ -29,7 +29,7 @@ GRACE = timedelta(minutes=5)
 """The time that a run may take to start and to validate."""
 
 
-def freshness_of(entity: Entity) -> dg.FreshnessPolicy:
+def freshness_of(entity: EntitySettings) -> dg.FreshnessPolicy:
     """The policy of an entity's mirror: a warning, then a failure, when validations stop to confirm it."""
     every = timedelta(seconds=entity.validation.every)
     return dg.FreshnessPolicy.time_window(
@@ -37,9 +37,9 @@ def freshness_of(entity: Entity) -> dg.FreshnessPolicy:
     )
 
 
-def report_if_in_sync(context: Execution, system: System, name: str) -> None:
+def report_if_in_sync(context: Execution, system: SystemResource, name: str) -> None:
     """Reports that all business groups of an entity are in sync, if their latest validations say so and it is due."""
-    every = timedelta(seconds=system.entity(name).settings.validation.every)
+    every = timedelta(seconds=system.get_entity(name).settings.validation.every)
     with system.context.engine.begin() as connection:
         since = find_in_sync_since(connection, name, WARN_AFTER_VALIDATIONS * every + GRACE)
     if since is None or _age_of_newest(context.instance, mirror_key(name)) < every / 2:
@@ -49,7 +49,7 @@ def report_if_in_sync(context: Execution, system: System, name: str) -> None:
     confirmed = dg.AssetMaterialization(
         mirror_key(name), description=description, metadata=metadata, partition=ALL_GROUPS
     )
-    report(context, [confirmed])
+    report_events(context, [confirmed])
 
 
 def _age_of_newest(instance: dg.DagsterInstance, asset: dg.AssetKey) -> timedelta:

@@ -33,7 +33,7 @@ def fill_figures(filled: FillReport, seconds: float) -> Figures:
         "emptied": filled.emptied,
         "unusable": filled.unusable,
         "resumed": filled.resumed,
-        **_rate("records", filled.listed, seconds),
+        **_compute_rate("records", filled.listed, seconds),
     }
 
 
@@ -45,9 +45,9 @@ def push_figures(stepped: StepReport, seconds: float) -> Figures:
         "dead": stepped.stopped,
         "redriven_events": stepped.redriven,
         **({} if stepped.suspended is None else {"suspended": stepped.suspended}),
-        **_rate("calls", stepped.calls, seconds),
+        **_compute_rate("calls", stepped.calls, seconds),
     }
 
 
-def _rate(what: str, count: int, seconds: float) -> Figures:
+def _compute_rate(what: str, count: int, seconds: float) -> Figures:
     return {"seconds": round(seconds, 2), f"{what}_per_second": round(count / seconds, 1) if seconds else 0.0}

@@ -21,19 +21,19 @@ from sync_orchestrator.assets.full_sync_figures import (
     push_figures,
 )
 from sync_orchestrator.assets.lineage import archive_key, mirror_key
-from sync_orchestrator.assets.totals import totals
+from sync_orchestrator.assets.totals import compute_totals
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.full_sync.fill import FillReport
-from sync_orchestrator.core.full_sync.full_sync import bring_in_sync, fill, full_sync
-from sync_orchestrator.core.full_sync.progress import SyncProgress, group_left_over, left_over, reported
+from sync_orchestrator.core.full_sync.full_sync import bring_in_sync, fill_archive, full_sync
+from sync_orchestrator.core.full_sync.progress import SyncProgress, group_left_over, left_over, report_regularly
 from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.full_sync.retrying import retry_full_sync
 from sync_orchestrator.core.groups.concurrency import GROUPS_SYNCED_AT_ONCE
 from sync_orchestrator.core.operations.status import group_totals
 from sync_orchestrator.core.systems.pauses import why_push_waits
 from sync_orchestrator.errors import SyncError
-from sync_orchestrator.resources.instance.dagster_internals import evaluation, report
+from sync_orchestrator.resources.instance.dagster_internals import make_evaluation, report_events
 from sync_orchestrator.texts.nearest_names import unknown_name
 
 T = TypeVar("T")
@@ -75,9 +75,9 @@ class FullSyncRun:
         groups = [group for group in self._run.partition_keys if group in own]
         for group in self._run.partition_keys:
             if group not in own:
-                self._refuse(group, own)
+                self._refuse_unknown_group(group, own)
         await self._warn_of_a_pause()
-        async with reported(self._progress, self._log_progress):
+        async with report_regularly(self._progress, self._log_progress):
             await asyncio.gather(*(self._sync_group(group) for group in groups))
         if groups and self._mirror in self._run.selected_asset_keys:
             await self._log_what_is_left(groups)
@@ -91,19 +91,21 @@ class FullSyncRun:
             f"in sync: " + "; ".join(shown) + (f"; and {more} more, see by_group" if more else "")
         )
 
-    def totals(self) -> dict[str, Any]:
+    def build_totals(self) -> dict[str, Any]:
         """The run's totals, with a table of its groups: those that failed first, then those that changed most."""
         rows = [
             {"group": group, "result": self.failed.get(group, "in sync"), **figures}
             for group, figures in self._rows.items()
         ]
-        return totals(rows, lambda row: (row["group"] not in self.failed, -int(row.get("changed", 0)), row["group"]))
+        return compute_totals(
+            rows, lambda row: (row["group"] not in self.failed, -int(row.get("changed", 0)), row["group"])
+        )
 
     def archive_evaluations(self) -> Iterator[dg.AssetCheckEvaluation]:
         """The check of the archive, from what was just listed; groups with a problem come last."""
         found = [(find_problem_of_fill(filled), group, filled) for group, filled in self._filled.items()]
         for problem, group, filled in sorted(found, key=lambda item: (item[0] is not None, item[1])):
-            yield evaluation(
+            yield make_evaluation(
                 self._run,
                 self._archive,
                 SOURCE_CHECK,
@@ -120,7 +122,7 @@ class FullSyncRun:
                 },
             )
 
-    def _refuse(self, group: str, own: Collection[str]) -> None:
+    def _refuse_unknown_group(self, group: str, own: Collection[str]) -> None:
         """A partition that an operator added by hand: the entity has no such business group."""
         self.failed[group] = unknown_name(f"business group '{group}' of {self._entity.name}", group, own)
         self._rows[group] = {}
@@ -156,11 +158,11 @@ class FullSyncRun:
             try:
                 await self._fill_and_push(group, lines)
             except SyncError as error:
-                self.failed[group] = error.named()
+                self.failed[group] = error.describe_with_system()
             except Exception as error:
                 self.failed[group] = f"{type(error).__name__}: {error}"
                 self._log.exception(f"{self._entity.name} {group}")
-        self._progress.ended(group)
+        self._progress.note_ended(group)
         self._log_end(group, self.failed.get(group) or "; ".join(lines))
 
     async def _fill_and_push(self, group: str, lines: list[str]) -> None:
@@ -169,11 +171,11 @@ class FullSyncRun:
         tell = self._progress.of_group(group)
         reporting: list[asyncio.Task[None]] = []
 
-        def filled(report: FillReport) -> None:
+        def report_filled_group(report: FillReport) -> None:
             self._filled[group] = report
             reporting.append(
                 asyncio.create_task(
-                    self._report(self._archive, group, fill_figures(report, time.monotonic() - began), lines)
+                    self._report_group(self._archive, group, fill_figures(report, time.monotonic() - began), lines)
                 )
             )
 
@@ -181,7 +183,7 @@ class FullSyncRun:
         stepped: StepReport | None = None
         try:
             if {self._archive, self._mirror} <= selected:
-                _, stepped = await self._retry(
+                _, stepped = await self._retry_work(
                     group,
                     lambda: full_sync(
                         self._context,
@@ -189,20 +191,20 @@ class FullSyncRun:
                         group,
                         allow_deletions=self._allow_deletions,
                         progress=tell,
-                        filled=filled,
+                        filled=report_filled_group,
                     ),
                 )
             elif self._archive in selected:
-                filled(
-                    await self._retry(
+                report_filled_group(
+                    await self._retry_work(
                         group,
-                        lambda: fill(
+                        lambda: fill_archive(
                             self._context, self._entity, group, allow_deletions=self._allow_deletions, progress=tell
                         ),
                     )
                 )
             else:
-                stepped = await self._retry(
+                stepped = await self._retry_work(
                     group, lambda: bring_in_sync(self._context, self._entity, group, progress=tell)
                 )
         finally:
@@ -221,9 +223,9 @@ class FullSyncRun:
             )
         if left is not None:
             self.failed[group] = left
-        await self._report(self._mirror, group, figures, lines)
+        await self._report_group(self._mirror, group, figures, lines)
 
-    async def _report(self, asset: dg.AssetKey, group: str, figures: Figures, lines: list[str]) -> None:
+    async def _report_group(self, asset: dg.AssetKey, group: str, figures: Figures, lines: list[str]) -> None:
         held = await asyncio.to_thread(
             in_transaction, self._context.engine, lambda connection: group_totals(connection, self._entity.name, group)
         )
@@ -234,17 +236,17 @@ class FullSyncRun:
         lines.append(", ".join(f"{name} {value}" for name, value in figures.items()))
         if asset == self._mirror and group in self.failed:
             metadata["not_in_sync"] = self.failed[group]
-            report(self._run, [dg.AssetObservation(asset_key=asset, partition=group, metadata=metadata)])
+            report_events(self._run, [dg.AssetObservation(asset_key=asset, partition=group, metadata=metadata)])
             return
         metadata["dagster/partition_row_count"] = held.in_sync if asset == self._mirror else held.records
-        report(self._run, [dg.AssetMaterialization(asset, partition=group, metadata=metadata)])
+        report_events(self._run, [dg.AssetMaterialization(asset, partition=group, metadata=metadata)])
 
     def _log_end(self, group: str, line: str) -> None:
         self._ended += 1
         log = self._log.error if group in self.failed else self._log.info
         log(f"{self._ended} of {len(self._run.partition_keys)}: {group}: {line}")
 
-    async def _retry(self, group: str, work: Callable[[], Awaitable[T]]) -> T:
+    async def _retry_work(self, group: str, work: Callable[[], Awaitable[T]]) -> T:
         """Tries again what may pass, by the entity's retry rule; a full sync goes on where it stopped."""
         return await retry_full_sync(
             self._entity, work, lambda wait: self._log.warning(f"{self._entity.name} {group}: {wait}")

@@ -14,9 +14,9 @@ import dagster as dg
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from sync_orchestrator.config import Config, Entity
-from sync_orchestrator.config.sources import FilesSystem, Source, SqlSystem
-from sync_orchestrator.config.targets import ThirdPartySystem
+from sync_orchestrator.config import Config, EntitySettings
+from sync_orchestrator.config.sources import FileSourceSettings, Source, SqlSourceSettings
+from sync_orchestrator.config.targets import ThirdPartySettings
 from sync_orchestrator.core.values.mapping_columns import Path, columns_of, paths_of
 
 _KINDS = {"rest": "api", "sql": "sql", "files": "file", "class": "python"}
@@ -44,13 +44,13 @@ def third_party_key(entity: str, system: str) -> dg.AssetKey:
     return dg.AssetKey([entity, "third_party", system])
 
 
-def external_assets(name: str, entity: Entity, config: Config) -> list[dg.AssetSpec]:
+def external_assets(name: str, entity: EntitySettings, config: Config) -> list[dg.AssetSpec]:
     """The source systems and the third party of an entity, which nothing here materializes."""
     system = entity.third_party.system
     third_party = config.third_parties[system]
     columns = dg.TableColumnLineage({field: [dg.TableColumnDep(mirror_key(name), field)] for field in entity.mapping})
     return [
-        *(_source(name, entity, part, config.sources[part]) for part in entity.parts),
+        *(_build_source_spec(name, entity, part, config.sources[part]) for part in entity.parts),
         dg.AssetSpec(
             third_party_key(name, system),
             deps=[mirror_key(name)],
@@ -61,7 +61,7 @@ def external_assets(name: str, entity: Entity, config: Config) -> list[dg.AssetS
             description=f"The {name} records in {system}. The asset check of the mirror compares them with the "
             "archive.",
             metadata={
-                **_uri(third_party),
+                **_build_uri_metadata(third_party),
                 "dagster/column_schema": _mapped_columns(entity),
                 "dagster/column_lineage": columns,
             },
@@ -69,7 +69,7 @@ def external_assets(name: str, entity: Entity, config: Config) -> list[dg.AssetS
     ]
 
 
-def archive_metadata(name: str, entity: Entity) -> dict[str, Any]:
+def archive_metadata(name: str, entity: EntitySettings) -> dict[str, Any]:
     """The definition metadata of the archive."""
     lineage = {
         column: [dg.TableColumnDep(source_key(name, part), field) for part, field in sources]
@@ -89,48 +89,48 @@ def archive_metadata(name: str, entity: Entity) -> dict[str, Any]:
     }
 
 
-def mirror_metadata(name: str, entity: Entity, system: ThirdPartySystem) -> dict[str, Any]:
+def mirror_metadata(name: str, entity: EntitySettings, system: ThirdPartySettings) -> dict[str, Any]:
     """The definition metadata of the mirror."""
     lineage = {
-        field: [dg.TableColumnDep(archive_key(name), column) for column in _columns(paths, entity)]
+        field: [dg.TableColumnDep(archive_key(name), column) for column in _find_columns_of_paths(paths, entity)]
         for field, paths in columns_of(entity.mapping).items()
     }
     return {
         "dagster/column_schema": _mapped_columns(entity),
         "dagster/column_lineage": dg.TableColumnLineage(lineage),
-        **_uri(system),
+        **_build_uri_metadata(system),
         "validation": validation_text(entity),
         "docs": dg.MetadataValue.md(_DOCS),
     }
 
 
-def validation_text(entity: Entity) -> str:
+def validation_text(entity: EntitySettings) -> str:
     """The settings of the validation in one line."""
     settings = entity.validation
     return (
-        f"every {_duration(settings.every)}; "
-        f"full comparison at least every {_duration(settings.full_comparison_every)}; "
+        f"every {_format_duration(settings.every)}; "
+        f"full comparison at least every {_format_duration(settings.full_comparison_every)}; "
         f"drift: repair {settings.repair}; unmanaged records: {settings.unmanaged}"
     )
 
 
-def source_check_text(entity: Entity) -> str:
+def source_check_text(entity: EntitySettings) -> str:
     """The settings of the check of the sources in one line."""
     settings = entity.source_check
     if settings.every is None:
         return f"only on demand; lost notifications: repair {settings.repair}"
-    return f"every {_duration(settings.every)}; lost notifications: repair {settings.repair}"
+    return f"every {_format_duration(settings.every)}; lost notifications: repair {settings.repair}"
 
 
-def public_address(system: Source | ThirdPartySystem) -> str | None:
+def public_address(system: Source | ThirdPartySettings) -> str | None:
     """Where a system is, without user, password, query and fragment; None where the configuration does not say."""
-    if isinstance(system, SqlSystem):
+    if isinstance(system, SqlSourceSettings):
         try:
             url = make_url(system.url)
         except ArgumentError:
             return None
         return url._replace(username=None, password=None, query={}).render_as_string()  # type: ignore[arg-type]
-    if isinstance(system, FilesSystem):
+    if isinstance(system, FileSourceSettings):
         return system.folder
     if not system.base_url:
         return None
@@ -138,7 +138,7 @@ def public_address(system: Source | ThirdPartySystem) -> str | None:
     return urlunsplit((scheme, place.rpartition("@")[2], path, "", ""))
 
 
-def _source(name: str, entity: Entity, part: str, system: Source) -> dg.AssetSpec:
+def _build_source_spec(name: str, entity: EntitySettings, part: str, system: Source) -> dg.AssetSpec:
     role = "decides which records exist and their business group" if part == entity.owner else "completes the records"
     fields = sorted({field for sources in _archive_columns(entity).values() for of, field in sources if of == part})
     return dg.AssetSpec(
@@ -149,24 +149,24 @@ def _source(name: str, entity: Entity, part: str, system: Source) -> dg.AssetSpe
         tags={"entity": name},
         description=f"The {name} records in the source system {part}, which {role}.",
         metadata={
-            **_uri(system),
+            **_build_uri_metadata(system),
             "dagster/column_schema": dg.TableSchema([dg.TableColumn(field, "any") for field in fields]),
         },
     )
 
 
-def _uri(system: Source | ThirdPartySystem) -> dict[str, str]:
+def _build_uri_metadata(system: Source | ThirdPartySettings) -> dict[str, str]:
     address = public_address(system)
     return {} if address is None else {"dagster/uri": address}
 
 
-def _mapped_columns(entity: Entity) -> dg.TableSchema:
+def _mapped_columns(entity: EntitySettings) -> dg.TableSchema:
     return dg.TableSchema(
         [dg.TableColumn(field, "any", description=expression) for field, expression in entity.mapping.items()]
     )
 
 
-def _archive_columns(entity: Entity) -> dict[str, list[tuple[str, str]]]:
+def _archive_columns(entity: EntitySettings) -> dict[str, list[tuple[str, str]]]:
     """The columns of the archive that the mapping reads, each with part and field of its sources."""
     owner = entity.parts[entity.owner]
     columns: dict[str, list[tuple[str, str]]] = {
@@ -180,7 +180,7 @@ def _archive_columns(entity: Entity) -> dict[str, list[tuple[str, str]]]:
     return columns
 
 
-def _columns(paths: Iterable[Path], entity: Entity) -> Sequence[str]:
+def _find_columns_of_paths(paths: Iterable[Path], entity: EntitySettings) -> Sequence[str]:
     """The columns of the archive behind the paths of one field; a whole part stands for all of its columns."""
     found: dict[str, None] = {}
     for path in paths:
@@ -193,7 +193,7 @@ def _columns(paths: Iterable[Path], entity: Entity) -> Sequence[str]:
     return list(found)
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size and seconds % size == 0:
             return f"{seconds / size:g} {unit}"

@@ -35,7 +35,7 @@ def drift_observation(name: str, result: GroupValidation) -> dg.AssetObservation
     )
 
 
-def summary(result: GroupValidation) -> str:
+def summarize_validation(result: GroupValidation) -> str:
     """The verdict in one line."""
     if result.verdict == "not_validated":
         return f"not validated: {result.reason}"
@@ -66,7 +66,7 @@ def metadata_of(result: GroupValidation) -> dict[str, Any]:
     if result.compared is not None:
         metadata["compared"] = result.compared
     if result.drift:
-        metadata["differences"] = _differences(result)
+        metadata["differences"] = _build_differences_table(result)
     if result.dead_records:
         metadata["dead_records"] = _dead_records(result.dead_records)
     if result.dead_without_group:
@@ -91,7 +91,7 @@ def _dead_records(records: Sequence[DeadRecord]) -> dg.TableMetadataValue:
     )
 
 
-def _differences(result: GroupValidation) -> dg.TableMetadataValue:
+def _build_differences_table(result: GroupValidation) -> dg.TableMetadataValue:
     columns = ["key", "kind", "status", "id there", "ours → theirs"]
     drifts = sorted(result.drift, key=lambda drift: (drift.kind, drift.key))
     rows = [
@@ -100,7 +100,7 @@ def _differences(result: GroupValidation) -> dg.TableMetadataValue:
             "kind": drift.kind.value,
             "status": drift.status.value,
             "id there": drift.external_id or "",
-            "ours → theirs": "not there" if drift.kind == "missing" else _compact(drift.sample),
+            "ours → theirs": "not there" if drift.kind == "missing" else _format_sample(drift.sample),
         }
         for drift in drifts[:MAX_SAMPLES]
     ]
@@ -109,13 +109,13 @@ def _differences(result: GroupValidation) -> dg.TableMetadataValue:
     )
 
 
-def _compact(sample: Sequence[dict[str, Any]]) -> str:
+def _format_sample(sample: Sequence[dict[str, object]]) -> str:
     """The differing fields of one record in one line: ``price: 12.5 → 99``."""
-    lines = [f"{line['field']}: {_shown(line['ours'])} → {_shown(line['theirs'])}" for line in sample]
+    lines = [f"{line['field']}: {_format_value(line['ours'])} → {_format_value(line['theirs'])}" for line in sample]
     return "; ".join(lines[:MAX_FIELDS]) + (f"; and {len(lines) - MAX_FIELDS} more" * (len(lines) > MAX_FIELDS))
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, dict | list | Decimal):
-        return exact_json.text(value, spaced=True)[:80]
+        return exact_json.dump_text(value, spaced=True)[:80]
     return "nothing" if value is None else str(value)[:80]

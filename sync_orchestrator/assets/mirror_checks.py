@@ -18,13 +18,13 @@ from sync_orchestrator.assets.freshness import report_if_in_sync
 from sync_orchestrator.assets.jobs.by_group import (
     IN_ONE_RUN,
     Context,
-    asked_entities,
-    asked_groups,
     by_group,
     named_groups,
+    requested_entities,
+    requested_groups,
 )
 from sync_orchestrator.assets.lineage import mirror_key
-from sync_orchestrator.assets.mirror_check_report import drift_observation, metadata_of, summary
+from sync_orchestrator.assets.mirror_check_report import drift_observation, metadata_of, summarize_validation
 from sync_orchestrator.assets.options import (
     ALL_ENTITIES,
     AS_CONFIGURED,
@@ -44,9 +44,14 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.core.validation.validate import GroupValidation, groups_due, groups_with_drift, validate
-from sync_orchestrator.resources.instance.dagster_internals import check_output, evaluation, partitioned_check, report
+from sync_orchestrator.resources.instance.dagster_internals import (
+    check_output,
+    make_evaluation,
+    partitioned_check,
+    report_events,
+)
 from sync_orchestrator.resources.job_names import VALIDATE, VALIDATE_FULLY
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 
 CHECK = "count_then_diff"
 
@@ -71,17 +76,17 @@ def mirror_check(name: str, repair: Repair = "auto") -> dg.AssetChecksDefinition
     """The check of one entity's mirror; ``repair`` is the configured one, for the description."""
 
     @cancelable
-    def check(
-        context: dg.AssetCheckExecutionContext, system: System
+    def check_mirror(
+        context: dg.AssetCheckExecutionContext, system: SystemResource
     ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
-        verdicts = _verdicts()
-        yield from _evaluations(context, system, name, asked_groups(context, system, name), verdicts)
+        verdicts = _make_verdicts()
+        yield from _evaluate_groups(context, system, name, requested_groups(context, system, name), verdicts)
         observe_totals(context, system, [name])
         verdicts.require_some()
         yield check_output(context, mirror_key(name), CHECK)
 
     return partitioned_check(
-        check,
+        check_mirror,
         f"{name}_mirror_{CHECK}",
         mirror_key(name),
         CHECK,
@@ -106,18 +111,18 @@ _EFFECTS: dict[Repair, str] = {
 }
 
 
-def _verdicts() -> Verdicts:
+def _make_verdicts() -> Verdicts:
     return Verdicts(("drift", "not_validated", "in_sync"), "validated")
 
 
 def validate_groups(
-    context: dg.OpExecutionContext, config: ValidateOptions, system: System
+    context: dg.OpExecutionContext, config: ValidateOptions, system: SystemResource
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
     """Validates the groups that are due, or those asked for, and reports each as an evaluation of the check."""
-    entities, repair = asked_entities(system, config.entity), chosen_repair(config.repair)
+    entities, repair = requested_entities(system, config.entity), chosen_repair(config.repair)
     tag = context.run.tags.get(_PARTITION_TAG)
     asked = config.groups or ([tag] if tag else [])
-    verdicts = _verdicts()
+    verdicts = _make_verdicts()
     named = named_groups(system, entities, asked) if asked else {}
     for name in entities:
         groups = (
@@ -127,15 +132,15 @@ def validate_groups(
             if config.full
             else due_groups(system, name)
         )
-        yield from _evaluations(context, system, name, groups, verdicts, full=config.full, repair=repair)
+        yield from _evaluate_groups(context, system, name, groups, verdicts, full=config.full, repair=repair)
     observe_totals(context, system, entities)
     for name in entities:
         report_if_in_sync(context, system, name)
     verdicts.require_some()
-    yield dg.Output(None, metadata=verdicts.metadata())
+    yield dg.Output(None, metadata=verdicts.build_metadata())
 
 
-def due_groups(system: System, name: str) -> list[str]:
+def due_groups(system: SystemResource, name: str) -> list[str]:
     """The groups of an entity whose validation is due, the longest unseen first.
 
     Those that would be due before the schedule fires next are due now. None is due while the third party is known not
@@ -143,22 +148,22 @@ def due_groups(system: System, name: str) -> list[str]:
     """
     if waits_for_third_party(system, name) is not None:
         return []
-    every = system.entity(name).settings.validation.every
+    every = system.get_entity(name).settings.validation.every
     every -= min(_TICK_SECONDS, every) / 2
     with system.context.engine.begin() as connection:
         return groups_due(connection, name, every, _MOST_GROUPS)
 
 
-def waits_for_third_party(system: System, name: str) -> str | None:
+def waits_for_third_party(system: SystemResource, name: str) -> str | None:
     """Why an entity cannot be validated now: an open circuit breaker, or a suspension; None where it can be."""
     with system.context.engine.begin() as connection:
-        pause = pauses_of(connection, {name: system.entity(name).system_name}).get(name)
+        pause = pauses_of(connection, {name: system.get_entity(name).system_name}).get(name)
     return None if pause is None or pause.is_paused else pause.reason
 
 
-def _evaluations(
+def _evaluate_groups(
     context: Context,
-    system: System,
+    system: SystemResource,
     name: str,
     groups: Sequence[str],
     verdicts: Verdicts,
@@ -167,41 +172,41 @@ def _evaluations(
     repair: Repair | None = None,
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Validates groups and yields an evaluation of each: those in sync as they end, then the others, drift last."""
-    entity = system.entity(name)
+    entity = system.get_entity(name)
 
-    def work(group: str) -> Awaitable[GroupValidation]:
+    def validate_group(group: str) -> Awaitable[GroupValidation]:
         return validate(system.context, entity, group, full=full, repair=repair)
 
     shown = _shown_with_drift(system, name)
 
-    def validated() -> Iterator[GroupValidation]:
-        for group, result in by_group(context, system, name, groups, work, "validated"):
-            context.log.info(f"{name} {group}: {summary(result)}")
-            verdicts.add(name, group, result.verdict, result.reason, _figures(result))
+    def yield_validated_groups() -> Iterator[GroupValidation]:
+        for group, result in by_group(context, system, name, groups, validate_group, "validated"):
+            context.log.info(f"{name} {group}: {summarize_validation(result)}")
+            verdicts.add_verdict(name, group, result.verdict, result.reason, _collect_figures(result))
             if _changes_the_plot(result, shown):
-                report(context, [drift_observation(name, result)])
+                report_events(context, [drift_observation(name, result)])
             yield result
 
-    for result in verdicts.worst_last(validated()):
+    for result in verdicts.worst_last(yield_validated_groups()):
         yield group_evaluation(context, name, result)
 
 
 def group_evaluation(context: Context, name: str, result: GroupValidation) -> dg.AssetCheckEvaluation:
     """What the check of the mirror says of one group; a warning where it could not be validated."""
     unknown = result.verdict == "not_validated"
-    return evaluation(
+    return make_evaluation(
         context,
         mirror_key(name),
         CHECK,
         result.group,
         passed=result.verdict == "in_sync",
-        description=summary(result),
+        description=summarize_validation(result),
         metadata=metadata_of(result),
         severity=dg.AssetCheckSeverity.WARN if unknown else dg.AssetCheckSeverity.ERROR,
     )
 
 
-def _figures(result: GroupValidation) -> dict[str, int]:
+def _collect_figures(result: GroupValidation) -> dict[str, int]:
     return {
         "differences": len(result.drift),
         "sent_to_repair": result.repaired,
@@ -213,7 +218,7 @@ def _figures(result: GroupValidation) -> dict[str, int]:
     }
 
 
-def _shown_with_drift(system: System, name: str) -> dict[str, bool]:
+def _shown_with_drift(system: SystemResource, name: str) -> dict[str, bool]:
     """The groups of which drift was found that is open still, and whether all of it is unmanaged records."""
     with system.context.engine.begin() as connection:
         return groups_with_drift(connection, name)

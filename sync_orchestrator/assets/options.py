@@ -67,7 +67,7 @@ def with_choices(options: type[Options], *, is_preset: bool = True, **choices: S
     return cast(type[Options], create_model(options.__name__, __base__=options, **fields))
 
 
-def op_with(compute: Callable[..., Iterator[Any]], options: type[dg.Config]) -> dg.OpDefinition:
+def op_with(compute: Callable[..., Iterator[object]], options: type[dg.Config]) -> dg.OpDefinition:
     """A cancelable op without an output value, whose parameter ``config`` has these options.
 
     Args:

@@ -11,25 +11,25 @@ import dagster as dg
 from sync_orchestrator.assets.lineage import mirror_key
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.core.operations.status import entity_totals
-from sync_orchestrator.core.validation.source_check import SourceCheck
+from sync_orchestrator.core.validation.source_check import SourceCheckResult
 from sync_orchestrator.core.validation.validate import GroupValidation
-from sync_orchestrator.resources.instance.dagster_internals import Execution, report
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.instance.dagster_internals import Execution, report_events
+from sync_orchestrator.resources.system import SystemResource
 
 Row = Mapping[str, Any]
-Judged = TypeVar("Judged", GroupValidation, SourceCheck)
+Judged = TypeVar("Judged", GroupValidation, SourceCheckResult)
 
 MAX_ROWS = 1000
 """Business groups in one table; the worst come first."""
 
 
-def table(rows: Sequence[Row]) -> dg.TableMetadataValue:
+def make_table(rows: Sequence[Row]) -> dg.TableMetadataValue:
     """A table of rows; a column is the name of any row's value, in the order in which they first appear."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return shown_table((columns, [[row.get(name) for name in columns] for row in rows[:MAX_ROWS]]))
 
 
-def totals(rows: Sequence[Row], worst_first: Callable[[Row], Any]) -> dict[str, Any]:
+def compute_totals(rows: Sequence[Row], worst_first: Callable[[Row], Any]) -> dict[str, Any]:
     """The metadata of a run over business groups: sums of all counts, and the table of the groups, the worst first."""
     sums: dict[str, Any] = {"groups": len(rows)}
     for row in rows:
@@ -37,7 +37,7 @@ def totals(rows: Sequence[Row], worst_first: Callable[[Row], Any]) -> dict[str, 
             if isinstance(value, int) and not isinstance(value, bool):
                 sums[name] = sums.get(name, 0) + value
     if rows:
-        sums["by_group"] = table(sorted(rows, key=worst_first))
+        sums["by_group"] = make_table(sorted(rows, key=worst_first))
     return sums
 
 
@@ -55,7 +55,7 @@ class Verdicts:
         self._rows: list[Row] = []
         self._broken: list[str] = []
 
-    def add(self, entity: str, group: str, verdict: str, reason: str | None, figures: Row) -> None:
+    def add_verdict(self, entity: str, group: str, verdict: str, reason: str | None, figures: Row) -> None:
         """Adds the verdict on one group."""
         self._rows.append({"entity": entity, "group": group, "verdict": verdict, **figures, "reason": reason or ""})
 
@@ -75,11 +75,13 @@ class Verdicts:
             self._broken.append(str(failure.description))
         yield from sorted(others, key=lambda result: (result.verdict == self._verdicts[0], result.group))
 
-    def metadata(self) -> dict[str, Any]:
+    def build_metadata(self) -> dict[str, Any]:
         """The number of groups by verdict, the sums of their figures, and the table."""
         counts = Counter(row["verdict"] for row in self._rows)
         return {
-            **totals(self._rows, lambda row: (self._verdicts.index(row["verdict"]), row["entity"], row["group"])),
+            **compute_totals(
+                self._rows, lambda row: (self._verdicts.index(row["verdict"]), row["entity"], row["group"])
+            ),
             **{verdict: counts[verdict] for verdict in self._verdicts},
         }
 
@@ -94,10 +96,10 @@ class Verdicts:
                 f"{first['entity']} {first['group']}: {first['reason']}"
             )
         if reasons:
-            raise dg.Failure("; ".join(reasons), metadata=self.metadata(), allow_retries=False)
+            raise dg.Failure("; ".join(reasons), metadata=self.build_metadata(), allow_retries=False)
 
 
-def observe_totals(context: Execution, system: System, entities: Sequence[str]) -> None:
+def observe_totals(context: Execution, system: SystemResource, entities: Sequence[str]) -> None:
     """Reports the totals of entities as observations of their mirrors without a partition.
 
     The plots of an asset's partitions are one group each. These have one value for all groups, so the plots of
@@ -106,7 +108,7 @@ def observe_totals(context: Execution, system: System, entities: Sequence[str]) 
     for name in entities:
         with system.context.engine.begin() as connection:
             found = entity_totals(connection, name)
-        report(
+        report_events(
             context,
             [
                 dg.AssetObservation(

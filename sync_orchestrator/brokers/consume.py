@@ -21,10 +21,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from sync_orchestrator.brokers.messages import Message, events_of
-from sync_orchestrator.brokers.queues import Queue, Taken, open_queue
+from sync_orchestrator.brokers.queues import Queue, ReceivedMessage, open_queue
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.db.connections import sqlstate
+from sync_orchestrator.core.db.connections import sqlstate_of
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.intake import rejected_messages
 from sync_orchestrator.core.intake.rejected_messages import Rejected
@@ -66,7 +66,7 @@ def consume(engine: Engine, config: Config, name: str | None = None) -> None:
         raise NotFound("sync.yaml has no 'consumers'; docs/brokers.md shows how to write one")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: _asked(stop, number, frame))
+        signal.signal(number, lambda number, frame: _request_stop(stop, number, frame))
     consumers = [Consumption(engine, config, each, stop) for each in names]
     threads = [threading.Thread(target=each.run, name=f"consume {each.name}") for each in consumers]
     for thread in threads:
@@ -79,11 +79,11 @@ def consume(engine: Engine, config: Config, name: str | None = None) -> None:
             raise each.error
 
 
-def _asked(stop: threading.Event, number: int, frame: FrameType | None) -> None:
+def _request_stop(stop: threading.Event, number: int, frame: FrameType | None) -> None:
     stop.set()
 
 
-def understand(message: Message, name: str, config: Config) -> Understood:
+def read_message(message: Message, name: str, config: Config) -> Understood:
     """The events of a message, or the message with the reason why it cannot be read. Never raises."""
     try:
         return events_of(message, config.consumers[name], config)
@@ -92,7 +92,7 @@ def understand(message: Message, name: str, config: Config) -> Understood:
     except Exception as error:  # whatever a message may hold, it stops nothing
         _log.exception("a message of %s failed as none should", name)
         reason = f"{type(error).__name__} when it was read"
-    return _rejected(message, name, reason)
+    return _build_rejected(message, name, reason)
 
 
 def retry_rejected(
@@ -103,13 +103,13 @@ def retry_rejected(
 ) -> tuple[int, int]:
     """Puts rejected messages through again by the present configuration; returns how many went and how many not."""
 
-    def again(found: Rejected) -> Sequence[ChangeEvent]:
+    def reread_message(found: Rejected) -> Sequence[ChangeEvent]:
         if found.consumer not in config.consumers:
             raise InvalidEvent(f"there is no consumer '{found.consumer}' in sync.yaml any more")
         message = Message(found.body, found.content_type, found.headers)
         return events_of(message, config.consumers[found.consumer], config)
 
-    return rejected_messages.retry(engine, again, ids, name)
+    return rejected_messages.retry_rejected_messages(engine, reread_message, ids, name)
 
 
 class Consumption:
@@ -134,31 +134,31 @@ class Consumption:
                 continue
             try:
                 with open_queue(self._settings, self.name) as queue:
-                    self._up()
-                    while not self._stop.is_set() and self._round(queue):
+                    self._report_up()
+                    while not self._stop.is_set() and self._consume_batch(queue):
                         pass
             except BrokerDown as error:
-                self._down(str(error))
+                self._report_down(str(error))
             except SyncError as error:  # the main thread raises it
                 self.error = error
                 self._stop.set()
             except Exception as error:  # a library that did not tell of its trouble as it should
                 _log.exception("%s failed as it should not", self.name)
-                self._down(type(error).__name__)
+                self._report_down(type(error).__name__)
         _log.info("%s: ended; what was recorded is acknowledged", self.name)
 
     def _can_record(self) -> bool:
         """Waits until events can be recorded; False where it is asked to stop first."""
         pause = _FIRST_PAUSE
         while not self._stop.is_set():
-            if self._probed():
+            if self._probe_recording():
                 return True
             _log.warning("%s: no message is taken; the next try is in %.1f s", self.name, pause)
             self._stop.wait(pause)
             pause = min(_LONGEST_PAUSE, pause * 2)
         return False
 
-    def _probed(self) -> bool:
+    def _probe_recording(self) -> bool:
         """Whether events can be recorded, to within a second."""
         if time.monotonic() - self._recorded_at < _PROBE_SECONDS:
             return True
@@ -169,24 +169,24 @@ class Consumption:
                 "%s: events cannot be recorded: the database does not answer as it should (%s, sqlstate %s)",
                 self.name,
                 type(error).__name__,
-                sqlstate(error),
+                sqlstate_of(error),
             )
             return False
         self._recorded_at = time.monotonic()
         return True
 
-    def _up(self) -> None:
+    def _report_up(self) -> None:
         _log.info("%s: consuming from %s", self.name, self._settings.queue)
         self._down_since, self._pause = None, _FIRST_PAUSE
-        self._try(lambda connection: alerts.resolve_alert(connection, "consumer_down", self.name))
+        self._try_in_transaction(lambda connection: alerts.resolve_alert(connection, "consumer_down", self.name))
         self._told = False
 
-    def _down(self, reason: str) -> None:
+    def _report_down(self, reason: str) -> None:
         now = time.monotonic()
         since = self._down_since = self._down_since or now
         _log.warning("%s: %s; the next try is in %.1f s", self.name, reason, self._pause)
         if not self._told and now - since > self._config.alerts.overdue_after:
-            self._told = self._try(
+            self._told = self._try_in_transaction(
                 lambda connection: alerts.raise_alert(
                     connection,
                     "consumer_down",
@@ -198,36 +198,36 @@ class Consumption:
         self._stop.wait(self._pause)
         self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 
-    def _try(self, work: Callable[[Connection], None]) -> bool:
+    def _try_in_transaction(self, work: Callable[[Connection], None]) -> bool:
         try:
             in_transaction(self._engine, work)
         except SQLAlchemyError:
             return False
         return True
 
-    def _round(self, queue: Queue) -> bool:
+    def _consume_batch(self, queue: Queue) -> bool:
         """Takes and records what is there; False where the queue is to be closed, and what was taken given back."""
-        if not self._probed():
+        if not self._probe_recording():
             return False
-        taken = queue.take(self._settings.at_once, _WAIT)
+        taken = queue.receive_messages(self._settings.at_once, _WAIT)
         if not taken:
             return True
         _taken()
-        if not self._recorded(queue, taken):
+        if not self._record_with_retries(queue, taken):
             return False
         _committed()
-        queue.done(taken)
+        queue.acknowledge_messages(taken)
         _acknowledged()
         return True
 
-    def _recorded(self, queue: Queue, taken: Sequence[Taken]) -> bool:
+    def _record_with_retries(self, queue: Queue, taken: Sequence[ReceivedMessage]) -> bool:
         """Records them; False where the database stays down, or it is asked to stop first."""
-        understood = [understand(each.message, self.name, self._config) for each in taken]
+        understood = [read_message(each.message, self.name, self._config) for each in taken]
         pause, ends, attempts = _FIRST_PAUSE, time.monotonic() + _HOLD_SECONDS, 0
         while True:
             attempts += 1
             try:
-                self._record(taken, understood, patient=attempts < _ATTEMPTS)
+                self._record_batch(taken, understood, patient=attempts < _ATTEMPTS)
                 self._recorded_at = time.monotonic()
                 return True
             except SQLAlchemyError as error:
@@ -236,27 +236,29 @@ class Consumption:
                     "next try is in %.1f s",
                     self.name,
                     type(error).__name__,
-                    sqlstate(error),
+                    sqlstate_of(error),
                     len(taken),
                     pause,
                 )
             self._recorded_at = -_PROBE_SECONDS
-            if self._stop.is_set() or (time.monotonic() > ends and not self._probed()):
+            if self._stop.is_set() or (time.monotonic() > ends and not self._probe_recording()):
                 return False
-            self._stay(queue, pause)
+            self._hold_messages(queue, pause)
             pause = min(_LONGEST_PAUSE, pause * 2)
 
-    def _stay(self, queue: Queue, seconds: float) -> None:
+    def _hold_messages(self, queue: Queue, seconds: float) -> None:
         ends = time.monotonic() + seconds
         while not self._stop.is_set() and (left := ends - time.monotonic()) > 0:
-            queue.stay(min(left, _WAIT))
+            queue.hold_messages(min(left, _WAIT))
 
-    def _record(self, taken: Sequence[Taken], understood: Sequence[Understood], *, patient: bool) -> None:
+    def _record_batch(
+        self, taken: Sequence[ReceivedMessage], understood: Sequence[Understood], *, patient: bool
+    ) -> None:
         refused: tuple[type[Exception], ...] = (DataError, IntegrityError) if patient else (DBAPIError,)
         try:
-            in_transaction(self._engine, lambda connection: self._write(connection, understood))
+            in_transaction(self._engine, lambda connection: self._write_events(connection, understood))
         except refused:
-            if not patient and not self._probed():
+            if not patient and not self._probe_recording():
                 raise
             for each, found in zip(taken, understood, strict=True):
                 self._record_alone(each.message, found, refused)
@@ -264,12 +266,12 @@ class Consumption:
     def _record_alone(self, message: Message, found: Understood, refused: tuple[type[Exception], ...]) -> None:
         """One message among these is more than the database can hold; it is found by trying each."""
         try:
-            in_transaction(self._engine, lambda connection: self._write(connection, [found]))
+            in_transaction(self._engine, lambda connection: self._write_events(connection, [found]))
         except refused as error:
-            unheld = _rejected(message, self.name, f"the database cannot hold it (sqlstate {sqlstate(error)})")
-            in_transaction(self._engine, lambda connection: self._write(connection, [unheld]))
+            unheld = _build_rejected(message, self.name, f"the database cannot hold it (sqlstate {sqlstate_of(error)})")
+            in_transaction(self._engine, lambda connection: self._write_events(connection, [unheld]))
 
-    def _write(self, connection: Connection, understood: Sequence[Understood]) -> None:
+    def _write_events(self, connection: Connection, understood: Sequence[Understood]) -> None:
         events: list[ChangeEvent] = []
         unread: list[Rejected] = []
         for found in understood:
@@ -279,10 +281,10 @@ class Consumption:
                 events += found
         record_in(connection, events)
         if unread:
-            rejected_messages.keep(connection, unread, self._config.limits.event_bytes)
+            rejected_messages.keep_rejected_messages(connection, unread, self._config.limits.event_bytes)
         _before_commit()
 
 
-def _rejected(message: Message, name: str, reason: str) -> Rejected:
+def _build_rejected(message: Message, name: str, reason: str) -> Rejected:
     headers = {str(header): as_json(value) for header, value in message.headers.items()}
     return Rejected(name, reason, message.body, message.content_type, headers)

@@ -6,7 +6,7 @@ Not here: Redis (``redis_queue.py``), which would lose what kombu has taken when
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,8 +14,8 @@ import kombu
 from kombu.exceptions import KombuError
 
 from sync_orchestrator.brokers.messages import Message
-from sync_orchestrator.brokers.queues import Taken
-from sync_orchestrator.config import Consumer
+from sync_orchestrator.brokers.queues import ReceivedMessage
+from sync_orchestrator.config import ConsumerSettings
 from sync_orchestrator.errors import BrokerDown, ConfigError
 
 _HEARTBEAT = 20.0
@@ -29,7 +29,7 @@ _PROPERTIES = ("message_id", "type", "timestamp", "correlation_id", "app_id")
 
 
 @contextmanager
-def connected(url: str, options: dict[str, Any]) -> Iterator[kombu.Connection]:
+def connect_broker(url: str, options: Mapping[str, object]) -> Iterator[kombu.Connection]:
     """A connection, until the block is left; what goes wrong with it there is raised as BrokerDown.
 
     Raises ConfigError for a broker that cannot be known here, such as one whose library is not installed.
@@ -49,7 +49,7 @@ def connected(url: str, options: dict[str, Any]) -> Iterator[kombu.Connection]:
         yield connection
         failed = False
     except troubles as error:
-        raise BrokerDown(f"{_place(url)}: {str(error).strip() or type(error).__name__}") from None
+        raise BrokerDown(f"{_format_address(url)}: {str(error).strip() or type(error).__name__}") from None
     finally:
         with suppress(Exception):  # what is left of it
             if failed:
@@ -59,72 +59,74 @@ def connected(url: str, options: dict[str, Any]) -> Iterator[kombu.Connection]:
 
 
 @contextmanager
-def opened(consumer: Consumer) -> Iterator[KombuQueue]:
+def open_kombu_queue(consumer: ConsumerSettings) -> Iterator[KombuQueue]:
     """The consumer's queue, made and bound where it names an exchange."""
-    with connected(consumer.url, consumer.options) as connection:
+    with connect_broker(consumer.url, consumer.options) as connection:
         yield KombuQueue(connection, consumer)
 
 
 class KombuQueue:
     """A queue on one connection; what comes is kept until it is asked for."""
 
-    def __init__(self, connection: kombu.Connection, consumer: Consumer) -> None:
+    def __init__(self, connection: kombu.Connection, consumer: ConsumerSettings) -> None:
         self._connection = connection
-        self._arrived: list[Taken] = []
+        self._arrived: list[ReceivedMessage] = []
         channel = connection.channel()
         if consumer.exchange is not None:
-            channel = _declared(connection, channel, consumer)
+            channel = _declare_queue(connection, channel, consumer)
             for key in consumer.bindings:
                 channel.queue_bind(queue=consumer.queue, exchange=consumer.exchange, routing_key=key)
         channel.basic_qos(0, consumer.at_once, False)
         queue = kombu.Queue(consumer.queue, no_declare=True)
-        self._consumer = kombu.Consumer(channel, [queue], on_message=self._came, auto_declare=False)
-        self._consumer.on_decode_error = lambda message, error: self._came(message)
+        self._consumer = kombu.Consumer(channel, [queue], on_message=self._collect_message, auto_declare=False)
+        self._consumer.on_decode_error = lambda message, error: self._collect_message(message)
         self._consumer.consume()
 
-    def take(self, most: int, wait: float) -> list[Taken]:
+    def receive_messages(self, most: int, wait: float) -> list[ReceivedMessage]:
         """Returns at most ``most`` messages; waits at most ``wait`` seconds for the first."""
-        self._beat()
-        if self._arrived or self._drain(wait):
-            while len(self._arrived) < most and self._drain(0):
+        self._send_heartbeat()
+        if self._arrived or self._drain_events(wait):
+            while len(self._arrived) < most and self._drain_events(0):
                 pass
         taken, self._arrived = self._arrived[:most], self._arrived[most:]
         return taken
 
-    def done(self, taken: Sequence[Taken]) -> None:
+    def acknowledge_messages(self, taken: Sequence[ReceivedMessage]) -> None:
         """Acknowledges messages."""
         for each in taken:
             each.handle.ack()
 
-    def stay(self, seconds: float) -> None:
+    def hold_messages(self, seconds: float) -> None:
         """The broker is told that we are still here; it sends no more than it may before we acknowledge."""
         ends = time.monotonic() + seconds
         while (left := ends - time.monotonic()) > 0:
-            self._beat()
-            self._drain(min(left, _TICK))
+            self._send_heartbeat()
+            self._drain_events(min(left, _TICK))
 
-    def _drain(self, seconds: float) -> bool:
+    def _drain_events(self, seconds: float) -> bool:
         try:
             self._connection.drain_events(timeout=seconds)
         except TimeoutError:
             return False
         return True
 
-    def _beat(self) -> None:
+    def _send_heartbeat(self) -> None:
         if self._connection.supports_heartbeats:
             self._connection.heartbeat_check()
 
-    def _came(self, message: Any) -> None:
+    def _collect_message(self, message: Any) -> None:
         properties = message.properties or {}
         told = {name: properties[name] for name in _PROPERTIES if properties.get(name) is not None}
         key = (message.delivery_info or {}).get("routing_key")
         body = message.body.encode() if isinstance(message.body, str) else bytes(message.body or b"")
         self._arrived.append(
-            Taken(Message(body, message.content_type, {**told, "routing_key": key, **message.headers}), message)
+            ReceivedMessage(
+                Message(body, message.content_type, {**told, "routing_key": key, **message.headers}), message
+            )
         )
 
 
-def _declared(connection: kombu.Connection, channel: Any, consumer: Consumer) -> Any:
+def _declare_queue(connection: kombu.Connection, channel: Any, consumer: ConsumerSettings) -> Any:
     """Declares the queue, and returns the channel to go on with.
 
     RabbitMQ 4 drops a message of a quorum queue after 20 deliveries. A queue that is made here has no such limit,
@@ -145,7 +147,7 @@ def _declared(connection: kombu.Connection, channel: Any, consumer: Consumer) ->
     return channel
 
 
-def _drops_by_default(connection: kombu.Connection, consumer: Consumer) -> bool:
+def _drops_by_default(connection: kombu.Connection, consumer: ConsumerSettings) -> bool:
     return (
         consumer.arguments.get("x-queue-type") == "quorum"
         and _DELIVERY_LIMIT not in consumer.arguments
@@ -160,5 +162,5 @@ def _major_version(connection: kombu.Connection) -> int:
     return int(version) if version.isdigit() else 0
 
 
-def _place(url: str) -> str:
+def _format_address(url: str) -> str:
     return str(kombu.Connection(url).as_uri())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sync_orchestrator.config import Config, Consumer
+from sync_orchestrator.config import Config, ConsumerSettings
 from sync_orchestrator.core.ledger.recording import ChangeEvent
 from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import InvalidEvent
@@ -31,16 +31,16 @@ class Message:
 
     body: bytes
     content_type: str | None = None
-    headers: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, object] = field(default_factory=dict)
 
 
-def events_of(message: Message, consumer: Consumer, config: Config) -> list[ChangeEvent]:
+def events_of(message: Message, consumer: ConsumerSettings, config: Config) -> list[ChangeEvent]:
     """The change events of a message, none where it is to be passed over.
 
     Raises InvalidEvent naming the field and what is wrong with it.
     """
     limit = config.limits.event_bytes
-    if len(message.body) > limit and _kind(message) != _BATCH:
+    if len(message.body) > limit and _read_media_type(message) != _BATCH:
         raise InvalidEvent(f"has more than {limit} bytes")
     if len(message.body) > config.limits.request_bytes:
         raise InvalidEvent(f"has more than {config.limits.request_bytes} bytes")
@@ -50,26 +50,26 @@ def events_of(message: Message, consumer: Consumer, config: Config) -> list[Chan
         headers = {name: as_json(value) for name, value in message.headers.items()}
         wanted = is_wanted(document, headers, consumer.source, config)
         return [change_event_of(document, headers, consumer.source, config)] if wanted else []
-    return [change_event(_from(document, consumer), config) for document in _documents(message)]
+    return [change_event(_replace_source(document, consumer), config) for document in _read_documents(message)]
 
 
-def _kind(message: Message) -> str:
+def _read_media_type(message: Message) -> str:
     return (message.content_type or "").partition(";")[0].strip().lower()
 
 
-def _documents(message: Message) -> list[Any]:
-    attributes = _attributes(message.headers)
-    if attributes and not _kind(message).startswith("application/cloudevents"):
-        return [_binary(attributes, message)]
+def _read_documents(message: Message) -> list[object]:
+    attributes = _read_attributes(message.headers)
+    if attributes and not _read_media_type(message).startswith("application/cloudevents"):
+        return [_read_binary_mode(attributes, message)]
     document = parse(message.body)
-    if _kind(message) == _BATCH:
+    if _read_media_type(message) == _BATCH:
         if not isinstance(document, list):
             raise InvalidEvent("a batch must be an array")
         return document
     return [document]
 
 
-def _attributes(headers: Mapping[str, Any]) -> dict[str, Any]:
+def _read_attributes(headers: Mapping[str, object]) -> dict[str, object]:
     return {
         name.lower().removeprefix(prefix): value
         for prefix in _PREFIXES
@@ -78,9 +78,9 @@ def _attributes(headers: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _binary(attributes: Mapping[str, Any], message: Message) -> dict[str, Any]:
-    document = {name: _plain(value) for name, value in attributes.items()}
-    kind = _kind(message) or "application/json"
+def _read_binary_mode(attributes: Mapping[str, object], message: Message) -> dict[str, object]:
+    document = {name: _to_json_value(value) for name, value in attributes.items()}
+    kind = _read_media_type(message) or "application/json"
     if not message.body:
         return document
     if kind not in ("application/json", "text/json") and not kind.endswith("+json"):
@@ -88,14 +88,14 @@ def _binary(attributes: Mapping[str, Any], message: Message) -> dict[str, Any]:
     return {**document, "data": parse(message.body)}
 
 
-def _plain(value: Any) -> Any:
+def _to_json_value(value: object) -> Any:
     """A time of AMQP is in seconds and names no zone: it is UTC."""
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
     return as_json(value)
 
 
-def _from(document: Any, consumer: Consumer) -> Any:
+def _replace_source(document: object, consumer: ConsumerSettings) -> object:
     if consumer.source is None or not isinstance(document, dict):
         return document
     return {**document, "source": consumer.source}

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sync_orchestrator.brokers.messages import Message
-from sync_orchestrator.config import Consumer
+from sync_orchestrator.config import ConsumerSettings
 from sync_orchestrator.extras import import_from_extra
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class ReceivedMessage:
     """A message and what its broker knows it by."""
 
     message: Message
@@ -29,20 +29,20 @@ class Queue(Protocol):
     What was taken and is not done goes back to the queue when this one is closed or its process dies.
     """
 
-    def take(self, most: int, wait: float) -> list[Taken]:
+    def receive_messages(self, most: int, wait: float) -> list[ReceivedMessage]:
         """What is there, at most so many; waits for the first so many seconds, and for no second one."""
         ...
 
-    def done(self, taken: Sequence[Taken]) -> None:
+    def acknowledge_messages(self, taken: Sequence[ReceivedMessage]) -> None:
         """These are recorded for good: the broker may forget them."""
         ...
 
-    def stay(self, seconds: float) -> None:
+    def hold_messages(self, seconds: float) -> None:
         """Takes nothing for so long, and keeps what was taken."""
         ...
 
 
-def open_queue(consumer: Consumer, name: str) -> AbstractContextManager[Queue]:
+def open_queue(consumer: ConsumerSettings, name: str) -> AbstractContextManager[Queue]:
     """Opens a consumer's queue, until the block is left.
 
     Raises:
@@ -51,10 +51,10 @@ def open_queue(consumer: Consumer, name: str) -> AbstractContextManager[Queue]:
     """
     if consumer.is_redis:
         with import_from_extra("redis"):
-            from sync_orchestrator.brokers.redis_queue import opened
+            from sync_orchestrator.brokers.redis_queue import open_redis_queue
 
-        return opened(consumer, name)
+        return open_redis_queue(consumer, name)
     with import_from_extra("rabbitmq"):
         from sync_orchestrator.brokers import kombu_queue
 
-    return kombu_queue.opened(consumer)
+    return kombu_queue.open_kombu_queue(consumer)

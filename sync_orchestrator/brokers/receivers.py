@@ -12,18 +12,18 @@ from typing import Any
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.brokers.webhook import WebhookReceiver
-from sync_orchestrator.config import Config, OutcomeReceiver
-from sync_orchestrator.core.notifications.outcomes import DELIVERY_SECONDS, Delivery, Outcome, Receiver
+from sync_orchestrator.config import Config, OutcomeReceiverSettings
+from sync_orchestrator.core.notifications.outcomes import DELIVERY_SECONDS, Delivery, OutcomeMessage, Receiver
 from sync_orchestrator.errors import BrokerDown, ConfigError, MissingExtra
 from sync_orchestrator.extras import import_from_extra
 
 
-def receivers(config: Config) -> dict[str, Receiver]:
+def build_receivers(config: Config) -> dict[str, Receiver]:
     """All of the configuration's receivers by name."""
-    return {name: _receiver(settings) for name, settings in config.outcomes.items()}
+    return {name: _build_receiver(settings) for name, settings in config.outcomes.items()}
 
 
-def _receiver(settings: OutcomeReceiver) -> Receiver:
+def _build_receiver(settings: OutcomeReceiverSettings) -> Receiver:
     if settings.is_webhook:
         return WebhookReceiver(settings)
     return RedisReceiver(settings) if settings.is_redis else KombuReceiver(settings)
@@ -32,16 +32,16 @@ def _receiver(settings: OutcomeReceiver) -> Receiver:
 class RedisReceiver:
     """A list in Redis."""
 
-    def __init__(self, settings: OutcomeReceiver) -> None:
+    def __init__(self, settings: OutcomeReceiverSettings) -> None:
         self._settings = settings
 
-    def deliver(self, outcomes: Sequence[Outcome]) -> Delivery:
+    def deliver(self, outcomes: Sequence[OutcomeMessage]) -> Delivery:
         """All of them at once."""
         try:
             with import_from_extra("redis"):
-                from sync_orchestrator.brokers.redis_queue import connected
-            with connected(self._settings.url) as client:
-                client.lpush(str(self._settings.queue), *(_body(each, self._settings) for each in outcomes))
+                from sync_orchestrator.brokers.redis_queue import connect_redis
+            with connect_redis(self._settings.url) as client:
+                client.lpush(str(self._settings.queue), *(_encode_outcome(each, self._settings) for each in outcomes))
         except (BrokerDown, MissingExtra) as error:
             return Delivery(down=str(error))
         return Delivery(taken=[each.id for each in outcomes])
@@ -50,10 +50,10 @@ class RedisReceiver:
 class KombuReceiver:
     """A queue or an exchange; RabbitMQ confirms each message."""
 
-    def __init__(self, settings: OutcomeReceiver) -> None:
+    def __init__(self, settings: OutcomeReceiverSettings) -> None:
         self._settings = settings
 
-    def deliver(self, outcomes: Sequence[Outcome]) -> Delivery:
+    def deliver(self, outcomes: Sequence[OutcomeMessage]) -> Delivery:
         """One after the other."""
         settings, delivery = self._settings, Delivery()
         is_amqp = settings.url.startswith(("amqp", "pyamqp"))
@@ -61,14 +61,14 @@ class KombuReceiver:
         ends = time.monotonic() + DELIVERY_SECONDS
         try:
             with import_from_extra("rabbitmq"):
-                from sync_orchestrator.brokers.kombu_queue import connected
-            with connected(settings.url, options if is_amqp else {}) as connection:
-                producer = self._producer(connection)
+                from sync_orchestrator.brokers.kombu_queue import connect_broker
+            with connect_broker(settings.url, options if is_amqp else {}) as connection:
+                producer = self._create_producer(connection)
                 for outcome in outcomes:
                     if time.monotonic() > ends:
                         break
                     producer.publish(
-                        _body(outcome, settings),
+                        _encode_outcome(outcome, settings),
                         content_type="application/cloudevents+json",
                         content_encoding="utf-8",
                         exchange=settings.exchange or "",
@@ -81,7 +81,7 @@ class KombuReceiver:
             delivery.down = str(error)
         return delivery
 
-    def _producer(self, connection: Any) -> Any:
+    def _create_producer(self, connection: Any) -> Any:
         import kombu
 
         channel = connection.channel()
@@ -90,5 +90,5 @@ class KombuReceiver:
         return kombu.Producer(channel, auto_declare=False)
 
 
-def _body(outcome: Outcome, settings: OutcomeReceiver) -> bytes:
-    return exact_json.text(outcome.cloud_event(settings.source)).encode()
+def _encode_outcome(outcome: OutcomeMessage, settings: OutcomeReceiverSettings) -> bytes:
+    return exact_json.dump_text(outcome.cloud_event(settings.source)).encode()

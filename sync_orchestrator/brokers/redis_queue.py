@@ -18,8 +18,8 @@ from typing import Any
 import redis
 
 from sync_orchestrator.brokers.messages import Message
-from sync_orchestrator.brokers.queues import Taken
-from sync_orchestrator.config import Consumer
+from sync_orchestrator.brokers.queues import ReceivedMessage
+from sync_orchestrator.config import ConsumerSettings
 from sync_orchestrator.errors import BrokerDown
 
 HELD_SECONDS = 15
@@ -33,29 +33,29 @@ _KEEP = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('expire
 
 
 @contextmanager
-def connected(url: str) -> Iterator[redis.Redis]:
+def connect_redis(url: str) -> Iterator[redis.Redis]:
     """A client, until the block is left; what goes wrong with it there is raised as BrokerDown."""
     client = redis.Redis.from_url(url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
     try:
         yield client
     except (redis.RedisError, OSError) as error:
-        raise BrokerDown(f"{_place(client)}: {error}") from None
+        raise BrokerDown(f"{_format_address(client)}: {error}") from None
     finally:
         with suppress(redis.RedisError, OSError):
             client.close()
 
 
 @contextmanager
-def opened(consumer: Consumer, name: str) -> Iterator[RedisQueue]:
+def open_redis_queue(consumer: ConsumerSettings, name: str) -> Iterator[RedisQueue]:
     """The consumer's list."""
-    with connected(consumer.url) as client:
+    with connect_redis(consumer.url) as client:
         client.ping()
         queue = RedisQueue(client, consumer.queue, name)
         try:
             yield queue
         finally:
             with suppress(redis.RedisError, OSError):
-                queue.leave()
+                queue.release_queue()
 
 
 class RedisQueue:
@@ -68,9 +68,9 @@ class RedisQueue:
         self._holder = f"{name}:holder:{consumer}"
         self._holds = False
 
-    def take(self, most: int, wait: float) -> list[Taken]:
+    def receive_messages(self, most: int, wait: float) -> list[ReceivedMessage]:
         """Moves at most ``most`` messages to the list beside; waits at most ``wait`` seconds for the first."""
-        if not self._hold():
+        if not self._acquire_hold():
             time.sleep(min(wait, _TICK))
             return []
         first = self._client.blmove(self._list, self._taken, max(wait, 0.01), "RIGHT", "LEFT")
@@ -79,29 +79,31 @@ class RedisQueue:
         pipeline = self._client.pipeline(transaction=False)
         for _ in range(min(most - 1, self._client.llen(self._list))):
             pipeline.lmove(self._list, self._taken, "RIGHT", "LEFT")
-        return [Taken(_unwrapped(item), item) for item in (first, *pipeline.execute()) if item is not None]
+        return [
+            ReceivedMessage(_unwrap_envelope(item), item) for item in (first, *pipeline.execute()) if item is not None
+        ]
 
-    def done(self, taken: Sequence[Taken]) -> None:
+    def acknowledge_messages(self, taken: Sequence[ReceivedMessage]) -> None:
         """Removes messages from the list beside."""
         pipeline = self._client.pipeline(transaction=False)
         for each in taken:
             pipeline.lrem(self._taken, -1, each.handle)
         pipeline.execute()
 
-    def stay(self, seconds: float) -> None:
+    def hold_messages(self, seconds: float) -> None:
         """Keeps the hold on the list for some seconds, and takes nothing."""
         ends = time.monotonic() + seconds
         while (left := ends - time.monotonic()) > 0:
-            self._hold()
+            self._acquire_hold()
             time.sleep(min(left, _TICK))
 
-    def leave(self) -> None:
+    def release_queue(self) -> None:
         """Puts back what is not done, and lets the next one take."""
         if self._holds:
             self._put_back()
             self._client.eval(_RELEASE, 1, self._holder, _PROCESS)
 
-    def _hold(self) -> bool:
+    def _acquire_hold(self) -> bool:
         held = bool(self._client.eval(_KEEP, 1, self._holder, _PROCESS, HELD_SECONDS))
         if not (held and self._holds):
             self._holds = held or bool(self._client.set(self._holder, _PROCESS, nx=True, ex=HELD_SECONDS))
@@ -115,7 +117,7 @@ class RedisQueue:
             pass
 
 
-def _unwrapped(item: bytes) -> Message:
+def _unwrap_envelope(item: bytes) -> Message:
     """What kombu put in an envelope, or the item as it is."""
     try:
         envelope = json.loads(item)
@@ -128,6 +130,6 @@ def _unwrapped(item: bytes) -> Message:
         return Message(item)
 
 
-def _place(client: redis.Redis) -> str:
+def _format_address(client: redis.Redis) -> str:
     to = client.connection_pool.connection_kwargs
     return f"redis://{to.get('host', 'localhost')}:{to.get('port', 6379)}/{to.get('db', 0)}"

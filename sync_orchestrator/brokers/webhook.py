@@ -17,8 +17,8 @@ from standardwebhooks import Webhook
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.http.certificates import trusted_certificates
-from sync_orchestrator.config import OutcomeReceiver
-from sync_orchestrator.core.notifications.outcomes import DELIVERY_SECONDS, Delivery, Outcome
+from sync_orchestrator.config import OutcomeReceiverSettings
+from sync_orchestrator.core.notifications.outcomes import DELIVERY_SECONDS, Delivery, OutcomeMessage
 
 _AT_ONCE = 8
 _MOST_REST = 3600.0
@@ -44,14 +44,14 @@ def _skip_body(answer: httpx.Response) -> None:
 class WebhookReceiver:
     """Calls one URL, for several records at once."""
 
-    def __init__(self, settings: OutcomeReceiver) -> None:
+    def __init__(self, settings: OutcomeReceiverSettings) -> None:
         self._settings = settings
         self._webhook = None if settings.secret is None else Webhook(settings.secret)
 
-    def deliver(self, outcomes: Sequence[Outcome]) -> Delivery:
+    def deliver(self, outcomes: Sequence[OutcomeMessage]) -> Delivery:
         """Hands them over; a 2xx is a yes."""
         delivery = Delivery()
-        by_record: dict[tuple[str, str], list[Outcome]] = {}
+        by_record: dict[tuple[str, str], list[OutcomeMessage]] = {}
         for outcome in outcomes:
             by_record.setdefault((outcome.entity, outcome.key), []).append(outcome)
         lock = threading.Lock()
@@ -70,13 +70,18 @@ class WebhookReceiver:
         return delivery
 
     def _one_record(
-        self, client: httpx.Client, outcomes: Sequence[Outcome], delivery: Delivery, lock: threading.Lock, ends: float
+        self,
+        client: httpx.Client,
+        outcomes: Sequence[OutcomeMessage],
+        delivery: Delivery,
+        lock: threading.Lock,
+        ends: float,
     ) -> None:
         for outcome in outcomes:
             with lock:
                 if delivery.down is not None or time.monotonic() > ends:
                     return
-            status, problem, rest = self._call(client, outcome)
+            status, problem, rest = self._post_outcome(client, outcome)
             with lock:
                 if problem is None:
                     delivery.taken.append(outcome.id)
@@ -87,13 +92,13 @@ class WebhookReceiver:
                     delivery.down, delivery.rest = problem, max(delivery.rest, rest)
                 return
 
-    def _call(self, client: httpx.Client, outcome: Outcome) -> tuple[int, str | None, float]:
+    def _post_outcome(self, client: httpx.Client, outcome: OutcomeMessage) -> tuple[int, str | None, float]:
         """Status, what is wrong with it, and for how long we are asked to stay away."""
-        body = exact_json.text(outcome.cloud_event(self._settings.source))
+        body = exact_json.dump_text(outcome.cloud_event(self._settings.source))
         headers = {
             **self._settings.headers,
             "Content-Type": "application/cloudevents+json; charset=utf-8",
-            **self._signed(outcome, body),
+            **self._build_signature_headers(outcome, body),
         }
         try:
             with client.stream("POST", self._settings.url, content=body.encode(), headers=headers) as answer:
@@ -106,7 +111,7 @@ class WebhookReceiver:
         rest = min(_MOST_REST, float(told)) if told.isdecimal() and len(told) < 9 else 0.0
         return answer.status_code, f"answer {answer.status_code}", rest
 
-    def _signed(self, outcome: Outcome, body: str) -> dict[str, str]:
+    def _build_signature_headers(self, outcome: OutcomeMessage, body: str) -> dict[str, str]:
         now = datetime.now(UTC)
         told = {"webhook-id": outcome.event_id, "webhook-timestamp": str(int(now.timestamp()))}
         if self._webhook is None:

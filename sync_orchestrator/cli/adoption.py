@@ -13,7 +13,7 @@ import typer
 
 from sync_orchestrator.cli.existing import entity_named, existing_context
 from sync_orchestrator.cli.options import AllowDeletions, JsonLines
-from sync_orchestrator.cli.terminal import as_json, complain, say, steps, table
+from sync_orchestrator.cli.terminal import as_json, print_error, print_line, print_table, track_steps
 from sync_orchestrator.cli.validation import show_validations, validation_as_json
 from sync_orchestrator.errors import NotFound
 
@@ -57,8 +57,8 @@ def adopt_command(
     from sync_orchestrator.core.runtime import perform
 
     context = existing_context()
-    chosen = [entity_named(context, entity)] if entity else _suspended(context)
-    with steps("adopt") as bar:
+    chosen = [entity_named(context, entity)] if entity else _select_suspended_entities(context)
+    with track_steps("adopt") as bar:
         results = perform(
             context,
             adopt(
@@ -67,18 +67,18 @@ def adopt_command(
                 groups=group,
                 recreate_missing=recreate_missing,
                 allow_deletions=allow_deletions,
-                progress=bar.at,
+                progress=bar.show_current,
             ),
         )
     for result in results:
         if json:
             as_json({**asdict(result), "validations": [validation_as_json(each) for each in result.validations]})
         else:
-            _show(result)
+            _show_adoption(result)
     raise typer.Exit(max(_exit_status(result) for result in results))
 
 
-def _suspended(context: Context) -> list[EntityContext]:
+def _select_suspended_entities(context: Context) -> list[EntityContext]:
     from sync_orchestrator.core.systems.suspension import list_suspended_systems
 
     with context.engine.begin() as connection:
@@ -99,30 +99,30 @@ def _exit_status(result: Adoption) -> int:
     return 1 if "drift" in verdicts or result.still_to_adopt or result.duplicates or held else 0
 
 
-def _show(result: Adoption) -> None:
-    table(
+def _show_adoption(result: Adoption) -> None:
+    print_table(
         f"{result.entity} at {result.system}",
         ["group", "listed", ""],
         [[listing.group, listing.listed, listing.error or listing.held] for listing in result.groups],
     )
-    table("records", ["what follows", "count"], [[what, count] for what, count in result.linked.items()])
+    print_table("records", ["what follows", "count"], [[what, count] for what, count in result.linked.items()])
     _show_some("unmanaged records, left alone", result.unmanaged_examples, result.unmanaged)
-    table(
+    print_table(
         "several records with one key",
         ["key", "ids"],
         [[key, ", ".join(ids)] for key, ids in list(result.duplicates.items())[:_MAX_SHOWN]],
     )
     if result.stopped is not None:
-        complain(f"{result.entity}: {result.stopped}. Pushes to {result.system} stay suspended.")
+        print_error(f"{result.entity}: {result.stopped}. Pushes to {result.system} stay suspended.")
     elif result.still_to_adopt:
-        say(
+        print_line(
             f"Pushes to {result.system} stay suspended until these entities are adopted, too: "
             f"{', '.join(result.still_to_adopt)}."
         )
     elif result.lifted:
-        say(f"Pushes to {result.system} go on.")
+        print_line(f"Pushes to {result.system} go on.")
     lost = [check for check in result.checks if check.verdict != "in_sync"]
-    table(
+    print_table(
         "sources",
         ["group", "verdict", "lost", "to repair", ""],
         [[check.group, check.verdict, len(check.lost), check.repaired, check.reason] for check in lost],
@@ -134,4 +134,4 @@ def _show(result: Adoption) -> None:
 def _show_some(title: str, examples: Sequence[str], count: int) -> None:
     if count:
         more = "" if count <= len(examples) else f" and {count - len(examples)} more"
-        say(f"{title}: {', '.join(examples)}{more}")
+        print_line(f"{title}: {', '.join(examples)}{more}")

@@ -5,18 +5,27 @@ Not here: what a setting means (``config/``), what is tried (``conformance/live_
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.cli.terminal import as_json, complain, say, show_endings, show_step, steps, table
+from sync_orchestrator.cli.terminal import (
+    as_json,
+    print_error,
+    print_line,
+    print_table,
+    show_endings,
+    show_step,
+    track_steps,
+)
 from sync_orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
-    from sync_orchestrator.conformance.report import Ending
+    from sync_orchestrator.conformance.report import BehaviourResult
 
 commands = typer.Typer()
 
@@ -37,29 +46,29 @@ def check(
     path = composition.config_path()
     config = composition.load_config()
     if (reason := composition.check_database()) is not None:
-        complain(f"the database was not checked: {reason}")
+        print_error(f"the database was not checked: {reason}")
     if not live:
         if json:
             as_json(
                 {
                     "file": str(path),
-                    "entities": overview.entities(config),
-                    "systems": overview.systems(config),
-                    "notes": overview.notes(config),
+                    "entities": overview.list_entities(config),
+                    "systems": overview.list_systems(config),
+                    "notes": overview.list_notes(config),
                 }
             )
             return
-        _show_rows("systems", overview.systems(config))
-        _show_rows("entities", overview.entities(config))
-        for note in overview.notes(config):
-            say(f"note: {note}")
-        say(f"{path.name} is in order: {', '.join(config.entities)}")
+        _show_rows("systems", overview.list_systems(config))
+        _show_rows("entities", overview.list_entities(config))
+        for note in overview.list_notes(config):
+            print_line(f"note: {note}")
+        print_line(f"{path.name} is in order: {', '.join(config.entities)}")
         return
-    found = asyncio.run(live_check.check(config, group, told=None if json else show_step))
+    found = asyncio.run(live_check.check_live(config, group, told=None if json else show_step))
     if json:
         as_json({"ok": found.ok, "steps": [asdict(step) for step in found.steps]}, indent=2)
     else:
-        say(found.verdict)
+        print_line(found.verdict)
     raise typer.Exit(0 if found.ok else 1)
 
 
@@ -99,12 +108,12 @@ def conformance_command(
     import asyncio
 
     from sync_orchestrator import composition
-    from sync_orchestrator.conformance import conformance as try_out
-    from sync_orchestrator.conformance.report import Report
-    from sync_orchestrator.conformance.run import samples_in, trials
+    from sync_orchestrator.conformance import run_conformance as try_out
+    from sync_orchestrator.conformance.report import ConformanceReport
+    from sync_orchestrator.conformance.run import find_trials, samples_in
 
     config = composition.load_config()
-    todo = trials(config, name)
+    todo = find_trials(config, name)
     written = sorted({config.entities[entity].third_party.system for entity, part in todo if part is None})
     if written and not yes:
         typer.confirm(
@@ -116,8 +125,8 @@ def conformance_command(
     samples = None if sample is None else samples_in(sample)
     if samples is not None and sum(part is None for _, part in todo) > 1:
         raise UsageError(f"a sample is of one entity: name one, {', '.join(config.entities)}")
-    endings: list[Ending] = []
-    with steps("conformance") as bar:
+    endings: list[BehaviourResult] = []
+    with track_steps("conformance") as bar:
         for entity, part in todo:
             report = asyncio.run(
                 try_out(
@@ -131,21 +140,21 @@ def conformance_command(
                     prefix=prefix,
                     skip=skip or (),
                     odd_keys=odd_keys,
-                    told=lambda ending: bar.at(f"{ending.system} {ending.behaviour}"),
+                    told=lambda ending: bar.show_current(f"{ending.system} {ending.behaviour}"),
                 )
             )
-            bar.done(f"{entity} at {part or config.entities[entity].third_party.system}: {report.verdict}")
+            bar.finish_step(f"{entity} at {part or config.entities[entity].third_party.system}: {report.verdict}")
             endings += report.endings
     if json:
-        as_json({"ok": Report(endings).ok, "behaviours": [asdict(ending) for ending in endings]}, indent=2)
+        as_json({"ok": ConformanceReport(endings).ok, "behaviours": [asdict(ending) for ending in endings]}, indent=2)
     else:
         show_endings(endings)
-        say(Report(endings).verdict)
-    raise typer.Exit(0 if Report(endings).ok else 1)
+        print_line(ConformanceReport(endings).verdict)
+    raise typer.Exit(0 if ConformanceReport(endings).ok else 1)
 
 
-def _show_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    table(title, list(rows[0]), [list(row.values()) for row in rows])
+def _show_rows(title: str, rows: Sequence[Mapping[str, object]]) -> None:
+    print_table(title, list(rows[0]), [list(row.values()) for row in rows])
 
 
 @commands.command()

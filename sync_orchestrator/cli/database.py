@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from sync_orchestrator.cli.terminal import say
+from sync_orchestrator.cli.terminal import print_line
 
 commands = typer.Typer(no_args_is_help=True, help="The embedded database.")
 
@@ -28,5 +28,5 @@ def db_stop() -> None:
     from sync_orchestrator import composition
     from sync_orchestrator.database import embedded
 
-    stopped = embedded.stop(composition.home() / "postgres")
-    say("stopped" if stopped else "it was not running")
+    stopped = embedded.stop(composition.resolve_home_folder() / "postgres")
+    print_line("stopped" if stopped else "it was not running")

@@ -29,32 +29,32 @@ _TIMES = ("found_at", "last_seen_at", "repaired_at")
 _COLORS = dict(zip(DriftKind, ("#c0392b", "#e67e22", "#8e44ad", "#2980b9", "#16a085", "#7f8c8d"), strict=True))
 _SVG = "http://www.w3.org/2000/svg"
 
-Row = dict[str, Any]
+Row = dict[str, object]
 
 
-def write(path: Path, rows: Iterable[Row]) -> int:
+def write_drift(path: Path, rows: Iterable[Row]) -> int:
     """Writes rows of ``core.drift.COLUMNS`` to a file whose ending says how; returns how many there were.
 
     Raises ConfigError for another ending, and where Parquet's library is not installed.
     """
-    writers: dict[str, Callable[[Path, Iterable[Row]], int]] = {".csv": _csv, ".parquet": _parquet}
+    writers: dict[str, Callable[[Path, Iterable[Row]], int]] = {".csv": _write_csv, ".parquet": _write_parquet}
     if path.suffix not in writers:
         raise ConfigError(f"{path}: the list is written as .csv or .parquet")
     return writers[path.suffix](path, rows)
 
 
-def _csv(path: Path, rows: Iterable[Row]) -> int:
+def _write_csv(path: Path, rows: Iterable[Row]) -> int:
     number = 0
     with path.open("w", encoding="utf-8", newline="") as opened:
         writer = csv.writer(opened)
         writer.writerow(COLUMNS)
         for row in rows:
-            writer.writerow([_text(row[name], name) for name in COLUMNS])
+            writer.writerow([_format_value(row[name], name) for name in COLUMNS])
             number += 1
     return number
 
 
-def _parquet(path: Path, rows: Iterable[Row]) -> int:
+def _write_parquet(path: Path, rows: Iterable[Row]) -> int:
     with import_from_extra("parquet"):
         arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     schema = arrow.schema(
@@ -66,7 +66,7 @@ def _parquet(path: Path, rows: Iterable[Row]) -> int:
             writer.write_table(
                 arrow.table(
                     {
-                        name: [row[name] if name in _TIMES else _text(row[name], name) for row in batch]
+                        name: [row[name] if name in _TIMES else _format_value(row[name], name) for row in batch]
                         for name in COLUMNS
                     },
                     schema,
@@ -76,16 +76,16 @@ def _parquet(path: Path, rows: Iterable[Row]) -> int:
     return number
 
 
-def _text(value: Any, name: str) -> str | None:
+def _format_value(value: Any, name: str) -> str | None:
     """A value as the list tells it; what a field holds is JSON, so that 1 and "1" are not the same."""
     if value is None:
         return None
     if name in ("ours", "theirs"):
-        return exact_json.text(value, spaced=True)
+        return exact_json.dump_text(value, spaced=True)
     return value.isoformat() if name in _TIMES else str(value)
 
 
-def plot(path: Path, found: OverTime) -> None:
+def plot_drift(path: Path, found: OverTime) -> None:
     """Draws how much drift was found in each interval, as stacked bars with one color for each kind.
 
     The numbers appear when the pointer is over a bar.

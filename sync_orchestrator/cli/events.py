@@ -11,7 +11,7 @@ import typer
 
 from sync_orchestrator.cli.existing import existing_database, existing_database_to_read, say_who_pushes
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.cli.terminal import as_json, say, table
+from sync_orchestrator.cli.terminal import as_json, print_line, print_table
 from sync_orchestrator.errors import NotFound, UsageError
 
 Seqs = Annotated[list[int] | None, typer.Argument(help="Numbers of events, as `events list` shows them.")]
@@ -29,18 +29,18 @@ def events_list(
 ) -> None:
     """List events that are not finished, newest first."""
     from sync_orchestrator.core.ledger import lookups
-    from sync_orchestrator.core.values.names import composed
+    from sync_orchestrator.core.values.names import to_nfc
 
     with existing_database_to_read().begin() as connection:
-        found = lookups.list_events(connection, state=state, entity=entity, key=key and composed(key), limit=most)
+        found = lookups.list_events(connection, state=state, entity=entity, key=key and to_nfc(key), limit=most)
     rows = [dict(row._mapping) for row in found]
     if json:
         as_json(rows)
         return
     names = ["seq", "entity", "key", "source", "action", "version", "state", "attempts", "due_at", "error"]
-    table("events", names, [[row[name] for name in names] for row in rows])
+    print_table("events", names, [[row[name] for name in names] for row in rows])
     if not rows:
-        say("there are none")
+        print_line("there are none")
 
 
 @commands.command("show")
@@ -68,7 +68,7 @@ def events_redrive(
 
     engine = existing_database()
     count = redrive_events(engine, seqs or None, entity)
-    say(f"{count} events re-driven")
+    print_line(f"{count} events re-driven")
     if count:
         say_who_pushes(engine, "they are due")
 
@@ -78,4 +78,4 @@ def events_discard(seqs: Seqs, reason: Annotated[str, typer.Option(help="Why; it
     """End dead events for good."""
     from sync_orchestrator.core.operations.events import discard_events
 
-    say(f"{discard_events(existing_database(), seqs or [], reason)} events discarded")
+    print_line(f"{discard_events(existing_database(), seqs or [], reason)} events discarded")

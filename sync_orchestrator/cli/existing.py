@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.cli.terminal import say
+from sync_orchestrator.cli.terminal import print_line
 from sync_orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def say_who_pushes(engine: Engine, what: str) -> None:
     from sync_orchestrator.core.drain.workers import is_worked_off
 
     if is_worked_off(engine):
-        say(f"{what}: a drain that runs pushes them")
+        print_line(f"{what}: a drain that runs pushes them")
     else:
-        say(
+        print_line(
             f"{what}, and nothing that pushes them runs: start `sync-orchestrator up`, or run `sync-orchestrator drain`"
         )

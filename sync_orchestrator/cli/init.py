@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sync_orchestrator.cli.terminal import say
+from sync_orchestrator.cli.terminal import print_line
 from sync_orchestrator.errors import UsageError
 
 commands = typer.Typer()
@@ -68,12 +68,12 @@ def init(
     """
     from sync_orchestrator import composition
     from sync_orchestrator.cli.starter import document
-    from sync_orchestrator.cli.starter.gathering import Given, gather_answers
+    from sync_orchestrator.cli.starter.gathering import InitOptions, gather_answers
 
     path = composition.config_path()
     document.check_free(path, force=force)
     answers = gather_answers(
-        Given(
+        InitOptions(
             entity=entity,
             source_url=source_url,
             third_party_url=third_party_url,
@@ -95,14 +95,14 @@ def init(
             source_document=source_from,
             third_party_document=third_party_from,
         ),
-        partial(_ask, yes=yes),
-        say,
+        partial(_prompt_option, yes=yes),
+        print_line,
     )
     text = document.start_of(answers)
-    document.write(text, path)
-    say(f"{path} is written, with {document.SCHEMA} beside it for your editor. Read it through, then:")
+    document.write_start(text, path)
+    print_line(f"{path} is written, with {document.SCHEMA} beside it for your editor. Read it through, then:")
     if marked := document.marked_lines(text):
-        say(f"  fill in {len(marked)} marked lines ({', '.join(map(str, marked))}); `check` explains each")
+        print_line(f"  fill in {len(marked)} marked lines ({', '.join(map(str, marked))}); `check` explains each")
     for command, what in (
         ("check", "says what is wrong with it"),
         ("check --live", "tries it out, and writes nothing"),
@@ -110,10 +110,10 @@ def init(
         (f"full-sync {answers.entity}", "fills the service for the first time"),
         ("up", "keeps it in sync from then on"),
     ):
-        say(f"  sync-orchestrator {command:<20} {what}")
+        print_line(f"  sync-orchestrator {command:<20} {what}")
 
 
-def _ask(option: str, value: str | None, question: str, default: str | None = None, *, yes: bool) -> str:
+def _prompt_option(option: str, value: str | None, question: str, default: str | None = None, *, yes: bool) -> str:
     """The value of an option, its default where nothing may be asked, or what the user types."""
     if value is None and yes:
         value = default

@@ -11,7 +11,7 @@ import typer
 
 from sync_orchestrator.cli.existing import existing_database, existing_database_to_read
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.cli.terminal import as_json, say, table
+from sync_orchestrator.cli.terminal import as_json, print_line, print_table
 
 commands = typer.Typer(no_args_is_help=True, help="Keys of those who may call the API service.")
 
@@ -38,11 +38,11 @@ def keys_list(json: Json = False) -> None:
     from sync_orchestrator.core.service import api_keys
 
     with existing_database_to_read().begin() as connection:
-        rows = [dict(row._mapping) for row in api_keys.keys(connection)]
+        rows = [dict(row._mapping) for row in api_keys.list_keys(connection)]
     if json:
         as_json(rows)
         return
-    table(
+    print_table(
         "keys",
         ["id", "name", "scopes", "made", "last used", ""],
         [
@@ -65,5 +65,5 @@ def keys_revoke(key: Annotated[str, typer.Argument(help="Its id, as `keys list` 
     from sync_orchestrator.core.service import api_keys
 
     with existing_database().begin() as connection:
-        api_keys.revoke(connection, key)
-    say("it is good for nothing from now on")
+        api_keys.revoke_key(connection, key)
+    print_line("it is good for nothing from now on")

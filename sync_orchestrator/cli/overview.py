@@ -5,17 +5,16 @@ Not here: whether it is right (``config/``), whether the systems agree (``confor
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import urlsplit
 
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.constants import uncompared_constants
 
 
-def systems(config: Config) -> list[dict[str, Any]]:
+def list_systems(config: Config) -> list[dict[str, str]]:
     """Every source system and third party: what it is and where."""
     sources = [
-        {"system": name, "role": "source", "kind": source.kind, "where": _where(source)}
+        {"system": name, "role": "source", "kind": source.kind, "where": _describe_place(source)}
         for name, source in config.sources.items()
     ]
     return sources + [
@@ -23,13 +22,13 @@ def systems(config: Config) -> list[dict[str, Any]]:
             "system": name,
             "role": "third party",
             "kind": "rest" if system.adapter is None else "class",
-            "where": _where(system),
+            "where": _describe_place(system),
         }
         for name, system in config.third_parties.items()
     ]
 
 
-def entities(config: Config) -> list[dict[str, Any]]:
+def list_entities(config: Config) -> list[dict[str, str | int]]:
     """Every entity: what it is made of, where it goes, and how often it is validated."""
     return [
         {
@@ -37,17 +36,17 @@ def entities(config: Config) -> list[dict[str, Any]]:
             "parts": ", ".join(sorted(entity.parts, key=lambda part: part != entity.owner)),
             "third party": entity.third_party.system,
             "fields": len(entity.mapping),
-            "validated every": _time(entity.validation.every),
-            "record by record every": _time(entity.validation.full_comparison_every),
+            "validated every": _format_duration(entity.validation.every),
+            "record by record every": _format_duration(entity.validation.full_comparison_every),
         }
         for name, entity in config.entities.items()
     ]
 
 
-def notes(config: Config) -> list[str]:
+def list_notes(config: Config) -> list[str]:
     """What a configuration leaves out of the comparison: constants that are sent with values of a record."""
     return [
-        f"entities.{entity}.third_party.{place}: {_listed(names)} sent, but not compared, as constants are. "
+        f"entities.{entity}.third_party.{place}: {_quote_names(names)} sent, but not compared, as constants are. "
         f"{_how_to_compare(place, names[0])}"
         for entity, settings in config.entities.items()
         for place, names in uncompared_constants(settings).items()
@@ -60,12 +59,12 @@ def _how_to_compare(place: str, name: str) -> str:
     return f"To compare '{name}', map it (such as {name}: \"'X'\") and send {{{{ payload.{name} }}}}."
 
 
-def _listed(names: list[str]) -> str:
+def _quote_names(names: list[str]) -> str:
     quoted = ", ".join(f"'{name}'" for name in names)
     return f"{quoted} {'is' if len(names) == 1 else 'are'}"
 
 
-def _where(system: Any) -> str:
+def _describe_place(system: object) -> str:
     """An address without what may be secret in it."""
     for name in ("base_url", "folder", "adapter"):
         if place := getattr(system, name, None):
@@ -74,7 +73,7 @@ def _where(system: Any) -> str:
     return "a database"
 
 
-def _time(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size and seconds % size == 0:
             return f"{seconds / size:g} {unit}"

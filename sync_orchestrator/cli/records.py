@@ -19,7 +19,7 @@ from sync_orchestrator.cli.existing import (
     say_who_pushes,
 )
 from sync_orchestrator.cli.options import Group, Json
-from sync_orchestrator.cli.terminal import as_json, say, table
+from sync_orchestrator.cli.terminal import as_json, print_line, print_table
 from sync_orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,18 +40,18 @@ def records_show(entity: str, key: str, json: Json = False) -> None:
     from sync_orchestrator.core.operations import records
 
     with existing_database_to_read().begin() as connection:
-        found = records.show(connection, entity, key)
+        found = records.read_biography(connection, entity, key)
     if json:
         as_json(found, indent=2)
         return
     for name, value in (found["record"] or {"not archived": "yet"}).items():
         if value is not None:
-            say(f"{name:<17} {value.hex() if isinstance(value, bytes) else value}")
-    say("")
+            print_line(f"{name:<17} {value.hex() if isinstance(value, bytes) else value}")
+    print_line("")
     for name in ("parts", "events", "pushes", "drift"):
         rows = found[name]
         columns = [column for column in (rows[0] if rows else ()) if any(row[column] is not None for row in rows)]
-        table(name, columns, [[row[column] for column in columns] for row in rows])
+        print_table(name, columns, [[row[column] for column in columns] for row in rows])
 
 
 @commands.command("refresh")
@@ -61,8 +61,8 @@ def records_refresh(entity: str, key: str) -> None:
     from sync_orchestrator.core.runtime import perform
 
     context = existing_context()
-    found = perform(context, records.refresh(context, entity_named(context, entity), key))
-    say(", ".join(f"{part}: {what}" for part, what in found.items()))
+    found = perform(context, records.refresh_record(context, entity_named(context, entity), key))
+    print_line(", ".join(f"{part}: {what}" for part, what in found.items()))
 
 
 @commands.command("push")
@@ -78,12 +78,12 @@ def records_push(entity: str, key: str) -> None:
         group = records.push_again(connection, entity, key)
     perform(context, run_drain(context, linger=0, group=(entity, group)))
     with context.engine.begin() as connection:
-        found = records.show(connection, entity, key)
+        found = records.read_biography(connection, entity, key)
     record = found["record"]
     if record["out_of_sync"]:
-        say(f"not acknowledged yet: {record['error'] or 'it is due'}")
+        print_line(f"not acknowledged yet: {record['error'] or 'it is due'}")
     else:
-        say(f"acknowledged: {found['pushes'][-1]['step'] if found['pushes'] else 'nothing to do'}")
+        print_line(f"acknowledged: {found['pushes'][-1]['step'] if found['pushes'] else 'nothing to do'}")
     raise typer.Exit(1 if record["out_of_sync"] else 0)
 
 
@@ -106,7 +106,7 @@ def records_list(
     if json:
         as_json([{**asdict(record), "brought_by": record.brought_by} for record in found[:limit]])
         return
-    table(
+    print_table(
         "records",
         ["entity", "key", "group", "state", "cause", "since", "attempts", "brought by"],
         [
@@ -114,7 +114,7 @@ def records_list(
                 record.entity,
                 record.key,
                 record.group,
-                _state(record),
+                _describe_state(record),
                 record.cause,
                 record.since.isoformat(timespec="seconds"),
                 record.attempts,
@@ -124,11 +124,11 @@ def records_list(
         ],
     )
     if len(found) > limit:
-        say("and more; --limit shows them")
-    say("--json shows the whole error of each" if found else "there are none")
+        print_line("and more; --limit shows them")
+    print_line("--json shows the whole error of each" if found else "there are none")
 
 
-def _state(record: DeadRecord) -> str:
+def _describe_state(record: DeadRecord) -> str:
     if record.kind == "event":
         return "dead before it was archived"
     return "on hold" if record.state == "on_hold" else record.state
@@ -152,12 +152,12 @@ def records_redrive(
     """Push dead records again with fresh attempts, whether an event or a full sync brought them."""
     from sync_orchestrator.core.operations.dead_records import redrive_dead_records
 
-    selection = _selection(entity, keys, group, cause, every)
+    selection = _build_selection(entity, keys, group, cause, every)
     if absent and not keys:
         raise UsageError("--absent needs the keys of the records that you have checked")
     engine = existing_database()
     count = redrive_dead_records(engine, selection, confirmed_absent=absent)
-    say(f"{count} records redriven")
+    print_line(f"{count} records redriven")
     if count:
         say_who_pushes(engine, "they are due")
 
@@ -176,17 +176,19 @@ def records_discard(
     from sync_orchestrator.core.operations.dead_records import discard_dead_records
     from sync_orchestrator.core.push.dead_records import list_dead_records
 
-    selection = _selection(entity, keys, group, cause, every)
+    selection = _build_selection(entity, keys, group, cause, every)
     engine = existing_database()
     if not keys and not yes:
         with engine.begin() as connection:
             found = list_dead_records(connection, selection, _MAX_COUNTED)
         many = f"{len(found)} or more" if len(found) == _MAX_COUNTED else str(len(found))
         typer.confirm(f"Discard {many} dead records of {entity}?", abort=True)
-    say(f"{discard_dead_records(engine, selection, reason)} records discarded")
+    print_line(f"{discard_dead_records(engine, selection, reason)} records discarded")
 
 
-def _selection(entity: str, keys: list[str] | None, group: str | None, cause: str | None, every: bool) -> DeadSelection:
+def _build_selection(
+    entity: str, keys: list[str] | None, group: str | None, cause: str | None, every: bool
+) -> DeadSelection:
     """Which records are meant; all of them only where that is said."""
     from sync_orchestrator.core.push.dead_records import DeadSelection
 

@@ -44,47 +44,48 @@ def write_reference() -> str:
     from sync_orchestrator.cli import app
 
     root = typer.main.get_command(app)
-    sections = [_section(path, command) for path, command in _commands((), root)]
+    sections = [_format_section(path, command) for path, command in _list_commands((), root)]
     index = "\n".join(
-        f"- [{_title(path)}](#{_anchor(path)}): {_summary(command)}" for path, command in _commands((), root)
+        f"- [{_format_title(path)}](#{_format_anchor(path)}): {_summarize_command(command)}"
+        for path, command in _list_commands((), root)
     )
     return f"{_HEAD}\n{index}\n\n" + "\n".join(sections)
 
 
-def _commands(path: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _list_commands(path: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], object]]:
     """All commands that do something, in the order of ``--help``."""
     for name, inner in command.commands.items():
         if inner.hidden:
             continue
         if hasattr(inner, "commands"):
-            yield from _commands((*path, name), inner)
+            yield from _list_commands((*path, name), inner)
         else:
             yield (*path, name), inner
 
 
-def _title(path: tuple[str, ...]) -> str:
+def _format_title(path: tuple[str, ...]) -> str:
     return " ".join(path)
 
 
-def _anchor(path: tuple[str, ...]) -> str:
+def _format_anchor(path: tuple[str, ...]) -> str:
     return "-".join(path)
 
 
-def _summary(command: Any) -> str:
-    return _help(command).partition("\n\n")[0].replace("\n", " ")
+def _summarize_command(command: object) -> str:
+    return _read_help(command).partition("\n\n")[0].replace("\n", " ")
 
 
-def _help(command: Any) -> str:
+def _read_help(command: Any) -> str:
     return inspect.cleandoc(command.help or "").strip()
 
 
-def _section(path: tuple[str, ...], command: Any) -> str:
+def _format_section(path: tuple[str, ...], command: Any) -> str:
     arguments = [param for param in command.params if param.param_type_name == "argument"]
     options = [param for param in command.params if param.param_type_name == "option" and param.name != "help"]
     needed = [f"{param.opts[0]} {param.name.upper()}" for param in options if param.required]
     named = [param.name.upper() for param in arguments if param.required]
     usage = " ".join([_PROGRAM, *path, *named, *needed])
-    lines = [f"## {_title(path)}", "", f"`{usage}`", "", _help(command), ""]
+    lines = [f"## {_format_title(path)}", "", f"`{usage}`", "", _read_help(command), ""]
     rows = [_argument_row(param) for param in arguments] + [_option_row(param) for param in options]
     if rows:
         lines += ["| argument or option | value | default | meaning |", "|---|---|---|---|", *rows, ""]
@@ -93,21 +94,28 @@ def _section(path: tuple[str, ...], command: Any) -> str:
 
 def _argument_row(param: Any) -> str:
     name = f"{param.name.upper()}{' …' if param.nargs == -1 else ''}"
-    return _row(name, _value(param), "needed" if param.required else _default(param), _meaning(param))
+    return _format_row(
+        name, _describe_value(param), "needed" if param.required else _describe_default(param), _describe_meaning(param)
+    )
 
 
 def _option_row(param: Any) -> str:
     name = ", ".join(f"`{each}`" for each in (*param.opts, *param.secondary_opts))
     several = ", several times" if getattr(param, "multiple", False) else ""
-    value = "" if param.is_flag else _value(param) + several
-    return _row(name, value, "needed" if param.required else "" if param.is_flag else _default(param), _meaning(param))
+    value = "" if param.is_flag else _describe_value(param) + several
+    return _format_row(
+        name,
+        value,
+        "needed" if param.required else "" if param.is_flag else _describe_default(param),
+        _describe_meaning(param),
+    )
 
 
-def _meaning(param: Any) -> str:
+def _describe_meaning(param: Any) -> str:
     return param.help or _MEANINGS[param.name]
 
 
-def _value(param: Any) -> str:
+def _describe_value(param: Any) -> str:
     kind = param.type_descriptor.annotation
     if get_origin(kind) is list:
         [kind] = get_args(kind)
@@ -118,13 +126,13 @@ def _value(param: Any) -> str:
     return name + (f" from {least}" if least is not None else "") + (f" to {most}" if most is not None else "")
 
 
-def _default(param: Any) -> str:
+def _describe_default(param: Any) -> str:
     if param.default in (None, (), []) or callable(param.default):
         return ""
     return f"`{param.default}`" if str(param.default) else ""
 
 
-def _row(*cells: str) -> str:
+def _format_row(*cells: str) -> str:
     plain = (re.sub(r"\s+", " ", cell).replace("|", "\\|").replace("<", "&lt;").strip() for cell in cells)
     return f"| {' | '.join(plain)} |"
 

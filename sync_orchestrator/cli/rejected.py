@@ -11,7 +11,7 @@ import typer
 
 from sync_orchestrator.cli.existing import existing_database, existing_database_to_read
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.cli.terminal import as_json, say, table
+from sync_orchestrator.cli.terminal import as_json, print_line, print_table
 from sync_orchestrator.errors import UsageError
 
 Ids = Annotated[list[int] | None, typer.Argument(help="Numbers of messages, as `rejected list` shows them.")]
@@ -30,14 +30,14 @@ def rejected_list(
     from sync_orchestrator.core.intake import rejected_messages
 
     with existing_database_to_read().begin() as connection:
-        rows = rejected_messages.listed(connection, consumer, most)
+        rows = rejected_messages.list_rejected_messages(connection, consumer, most)
     if json:
         as_json(rows)
         return
     names = ["id", "consumer", "reason", "size", "times", "last_seen_at"]
-    table("rejected", names, [[row[name] for name in names] for row in rows])
+    print_table("rejected", names, [[row[name] for name in names] for row in rows])
     if not rows:
-        say("there are none")
+        print_line("there are none")
 
 
 @commands.command("show")
@@ -46,7 +46,7 @@ def rejected_show(number: Annotated[int, typer.Argument(metavar="ID")]) -> None:
     from sync_orchestrator.core.intake import rejected_messages
 
     with existing_database_to_read().begin() as connection:
-        as_json(rejected_messages.show(connection, number), indent=2)
+        as_json(rejected_messages.read_rejected_message(connection, number), indent=2)
 
 
 @commands.command("retry")
@@ -63,7 +63,7 @@ def rejected_retry(
         raise UsageError("name messages by number, or say --all")
     config = composition.load_config()
     went, left = retry_rejected(existing_database(), config, ids or None, consumer)
-    say(f"{went} messages recorded, {left} still cannot be read")
+    print_line(f"{went} messages recorded, {left} still cannot be read")
     raise typer.Exit(1 if left else 0)
 
 
@@ -72,4 +72,6 @@ def rejected_discard(ids: Ids, reason: Annotated[str, typer.Option(help="Why; it
     """End messages for good."""
     from sync_orchestrator.core.intake import rejected_messages
 
-    say(f"{rejected_messages.discard(existing_database(), ids or [], reason)} messages discarded")
+    print_line(
+        f"{rejected_messages.discard_rejected_messages(existing_database(), ids or [], reason)} messages discarded"
+    )

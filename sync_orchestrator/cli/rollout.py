@@ -13,7 +13,7 @@ import typer
 
 from sync_orchestrator.cli.existing import existing_database
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.cli.terminal import as_json, say, table
+from sync_orchestrator.cli.terminal import as_json, print_line, print_table
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.service import rollout
@@ -35,11 +35,13 @@ def rollout_list(json: Json = False) -> None:
 
     config = composition.load_config()
     with existing_database().begin() as connection:
-        found = [rollout.described(each) for each in rollout.of_routes(config, rollout.rollouts(connection))]
+        found = [
+            rollout.describe_rollout(each) for each in rollout.of_routes(config, rollout.list_rollouts(connection))
+        ]
     if json:
         as_json(found)
         return
-    table(
+    print_table(
         "rollouts",
         ["route", "share", "shadow", "allow", "deny", ""],
         [
@@ -63,14 +65,14 @@ def rollout_show(route: RouteName, json: Json = False) -> None:
     from sync_orchestrator.core.service import rollout
 
     config = composition.load_config()
-    rollout.switched(config, route)
+    rollout.find_switched_route(config, route)
     with existing_database().begin() as connection:
-        found = rollout.rollouts(connection).get(route, rollout.Rollout(route))
-        told = {**rollout.described(found), **rollout.fared(connection, found)}
+        found = rollout.list_rollouts(connection).get(route, rollout.RolloutState(route))
+        told = {**rollout.describe_rollout(found), **rollout.count_recent_calls(connection, found)}
     if json:
         as_json(told)
         return
-    table(
+    print_table(
         route,
         ["", ""],
         [
@@ -91,7 +93,7 @@ def rollout_set(
     """Set the share. A step up needs a clean validation of the route's entity."""
     from sync_orchestrator.core.service import rollout
 
-    _roll(route, lambda now: rollout.Change(percent=percent), why, override=override)
+    _change_rollout(route, lambda now: rollout.RolloutChange(percent=percent), why, override=override)
 
 
 @commands.command("shadow")
@@ -101,7 +103,7 @@ def rollout_shadow(
     """Copy reads to the new path and compare its answers; callers get those of legacy."""
     from sync_orchestrator.core.service import rollout
 
-    _roll(route, lambda now: rollout.Change(shadow=not off), why)
+    _change_rollout(route, lambda now: rollout.RolloutChange(shadow=not off), why)
 
 
 @commands.command("allow")
@@ -111,9 +113,9 @@ def rollout_allow(
     """Have values take the new path whatever the share is."""
     from sync_orchestrator.core.service import rollout
 
-    _roll(
+    _change_rollout(
         route,
-        lambda now: rollout.Change(allow=now.allow - {*values} if remove else now.allow | {*values}),
+        lambda now: rollout.RolloutChange(allow=now.allow - {*values} if remove else now.allow | {*values}),
         why,
         override=override,
     )
@@ -126,9 +128,9 @@ def rollout_deny(
     """Have values never take the new path, allowed or not."""
     from sync_orchestrator.core.service import rollout
 
-    _roll(
+    _change_rollout(
         route,
-        lambda now: rollout.Change(deny=now.deny - {*values} if remove else now.deny | {*values}),
+        lambda now: rollout.RolloutChange(deny=now.deny - {*values} if remove else now.deny | {*values}),
         why,
         override=override,
     )
@@ -140,13 +142,13 @@ def rollout_history(route: RouteName, json: Json = False) -> None:
     from sync_orchestrator import composition
     from sync_orchestrator.core.service import rollout
 
-    rollout.switched(composition.load_config(), route)
+    rollout.find_switched_route(composition.load_config(), route)
     with existing_database().begin() as connection:
-        rows = [dict(row._mapping) for row in rollout.history(connection, route)]
+        rows = [dict(row._mapping) for row in rollout.list_rollout_changes(connection, route)]
     if json:
         as_json(rows)
         return
-    table(
+    print_table(
         f"changes of {route}",
         ["at", "who", "share", "shadow", "allow", "deny", "why", "against validation"],
         [
@@ -165,25 +167,27 @@ def rollout_history(route: RouteName, json: Json = False) -> None:
     )
 
 
-def _roll(route: str, wanted: Callable[[rollout.Rollout], rollout.Change], why: str, *, override: bool = False) -> None:
+def _change_rollout(
+    route: str, wanted: Callable[[rollout.RolloutState], rollout.RolloutChange], why: str, *, override: bool = False
+) -> None:
     from sync_orchestrator import composition
     from sync_orchestrator.core.service import rollout
 
     config = composition.load_config()
     try:
         with existing_database().begin() as connection:
-            after = rollout.change(
+            after = rollout.change_rollout(
                 connection,
                 config,
                 route,
-                wanted(rollout.current(connection, config, route)),
-                who=_user(),
+                wanted(rollout.lock_rollout(connection, config, route)),
+                who=_describe_user(),
                 why=why,
                 override=override,
             )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    say(
+    print_line(
         f"{route}: {after.percent:g} %"
         + (", shadowed" if after.shadow else "")
         + (" (fell back; set the share to go on)" if after.halted else "")
@@ -191,7 +195,7 @@ def _roll(route: str, wanted: Callable[[rollout.Rollout], rollout.Change], why: 
     )
 
 
-def _user() -> str:
+def _describe_user() -> str:
     try:
         return f"{getpass.getuser()}, in the shell"
     except (KeyError, OSError):  # a container may run under a number without a name

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sync_orchestrator.cli.terminal import say
+from sync_orchestrator.cli.terminal import print_line
 from sync_orchestrator.errors import NotFound
 
 commands = typer.Typer()
@@ -26,7 +26,7 @@ def up(
     """Start everything on loopback: database, API service, worker, Dagster's UI and daemon. Ctrl-C ends it all."""
     from sync_orchestrator.supervisor import system
 
-    raise typer.Exit(system.up(port, api_port, say))
+    raise typer.Exit(system.run_system(port, api_port, print_line))
 
 
 @commands.command()
@@ -82,7 +82,7 @@ def demo(context: typer.Context) -> None:
     """Play the demo: three internal systems, a third party that misbehaves, and the proof at the end."""
     from sync_orchestrator.supervisor import system
 
-    project = system.workspace().parent
+    project = system.find_workspace().parent
     if not (project / "demo" / "story.py").exists():
         raise NotFound("the demo is not here: run this in a clone of the project")
     os.chdir(project)

@@ -11,7 +11,7 @@ import typer
 
 from sync_orchestrator.cli.existing import existing_database_to_read
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.cli.terminal import as_json, say, table
+from sync_orchestrator.cli.terminal import as_json, print_line, print_table
 
 commands = typer.Typer()
 
@@ -20,15 +20,15 @@ commands = typer.Typer()
 def status(json: Json = False) -> None:
     """Show how much is where, how old the oldest due work is, and what is wrong."""
     from sync_orchestrator import composition
-    from sync_orchestrator.core.operations.status import status as read_status
+    from sync_orchestrator.core.operations.status import collect_status as collect_status
     from sync_orchestrator.core.systems.overview import describe_call_limit
 
-    found = read_status(existing_database_to_read())
+    found = collect_status(existing_database_to_read())
     if json:
         as_json(found)
         return
     for name in ("events", "records"):
-        table(
+        print_table(
             name,
             ["", ""],
             [
@@ -37,7 +37,7 @@ def status(json: Json = False) -> None:
                 if number is not True
             ],
         )
-    table(
+    print_table(
         "dead and discarded records",
         ["entity", "state", "cause", "count", "since"],
         [
@@ -51,33 +51,35 @@ def status(json: Json = False) -> None:
             for row in found["dead"]
         ],
     )
-    table(
+    print_table(
         "business groups",
         ["entity", "known", "synced"],
         [[name, row["known"], row["synced"]] for name, row in found["groups"].items()],
     )
-    table(
+    print_table(
         "lost notifications",
         ["day", "entity", "source", "count"],
         [[row["day"], row["entity"], row["source"], row["count"]] for row in found["lost_notifications"]],
     )
-    table(
+    print_table(
         "systems",
         ["name", "breaker", "pushes", "epoch"],
-        [[name, row["breaker"], _pushes(row), row["epoch"]] for name, row in found["systems"].items()],
+        [[name, row["breaker"], _describe_pushes(row), row["epoch"]] for name, row in found["systems"].items()],
     )
     for name, row in found["systems"].items():
         if row["held_off_seconds"]:
-            say(
+            print_line(
                 f"{name}: calls are held off for {row['held_off_seconds']:.0f} s more: "
                 f"{row['held_off_because'] or 'the system asked for it'}."
             )
         if row["rate_share"] < 1:
-            say(f"{name}: calls were refused as too fast, so {row['rate_share']:.0%} of its rate is used for now.")
+            print_line(
+                f"{name}: calls were refused as too fast, so {row['rate_share']:.0%} of its rate is used for now."
+            )
         if row["call_limit"]:
-            say(f"{describe_call_limit(name, row['call_limit'])}.")
-    table("alive", ["what", "seconds ago"], list(found["heartbeats"].items()))
-    table(
+            print_line(f"{describe_call_limit(name, row['call_limit'])}.")
+    print_table("alive", ["what", "seconds ago"], list(found["heartbeats"].items()))
+    print_table(
         "worker",
         ["task", "last did", "seconds ago", "error"],
         [
@@ -85,34 +87,34 @@ def status(json: Json = False) -> None:
             for task in found["worker"]["tasks"]
         ],
     )
-    table("messages that cannot be read", ["consumer", "count"], list(found["rejected"].items()))
-    table(
+    print_table("messages that cannot be read", ["consumer", "count"], list(found["rejected"].items()))
+    print_table(
         "outcomes to be sent",
         ["receiver", "count", "error"],
         [[name, row["unsent"], row["error"]] for name, row in found["outcomes"].items()],
     )
     if not found["worker"]["running"]:
-        say(
+        print_line(
             "No worker runs: alerts and outcomes are not sent, and sources are not polled. Run `sync-orchestrator "
             "worker`; `sync-orchestrator up` runs one, too."
         )
     alerts = found["alerts"]
-    table(
+    print_table(
         "open alerts",
         ["kind", "cause", "count", "since"],
         [[alert["kind"], alert["cause"], alert["count"], alert["since"][:19]] for alert in alerts["open"]],
     )
     if alerts["send_error"]:
-        say(f"Alerts do not arrive ({alerts['unsent']} unsent): {alerts['send_error']}.")
+        print_line(f"Alerts do not arrive ({alerts['unsent']} unsent): {alerts['send_error']}.")
     for name, row in found["systems"].items():
         if row["suspended_since"]:
-            say(
+            print_line(
                 f"Pushes to {name} are suspended since {row['suspended_since'][:19]}: {row['suspended_reason']}. "
                 "Run `sync-orchestrator adopt`."
             )
-    say(f"The oldest due work has waited {found['oldest_due_seconds']:.1f} s.")
-    say(f"The database is {composition.database_place()}.")
+    print_line(f"The oldest due work has waited {found['oldest_due_seconds']:.1f} s.")
+    print_line(f"The database is {composition.database_place()}.")
 
 
-def _pushes(system: dict[str, Any]) -> str:
+def _describe_pushes(system: dict[str, Any]) -> str:
     return "suspended" if system["suspended_since"] else "paused" if system["paused"] else "on"

@@ -17,7 +17,7 @@ import typer
 
 from sync_orchestrator.cli.existing import entity_named, existing_context
 from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
-from sync_orchestrator.cli.terminal import Steps, as_json, complain, say, steps, table
+from sync_orchestrator.cli.terminal import Steps, as_json, print_error, print_line, print_table, track_steps
 from sync_orchestrator.errors import CannotPlan, SyncError
 
 if TYPE_CHECKING:
@@ -39,16 +39,18 @@ def drain() -> None:
     from sync_orchestrator.core.systems.suspension import list_suspended_systems
 
     context = existing_context()
-    with steps("drain") as bar:
-        report = perform(context, run_drain(context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far))))
+    with track_steps("drain") as bar:
+        report = perform(
+            context, run_drain(context, linger=0, progress=lambda so_far: bar.show_current(_so_far(so_far)))
+        )
     settled = report.settled
-    say(
+    print_line(
         f"{settled.done} events done, {settled.superseded} superseded, {settled.acknowledged} records mirrored, "
         f"{settled.failed} failed, {settled.dead} dead"
     )
     with context.engine.begin() as connection:
         for name, reason in list_suspended_systems(connection).items():
-            say(f"nothing was pushed to {name}: {reason}. Run `sync-orchestrator adopt`.")
+            print_line(f"nothing was pushed to {name}: {reason}. Run `sync-orchestrator adopt`.")
 
 
 @commands.command()
@@ -65,12 +67,12 @@ def plan(
     """
     from sync_orchestrator import composition
     from sync_orchestrator.core.full_sync import plan_tables
-    from sync_orchestrator.core.full_sync.plan_file import Plan, save
+    from sync_orchestrator.core.full_sync.plan_file import Plan, save_plan
     from sync_orchestrator.core.runtime import perform
 
     context = composition.open_context(only_look=True)
     chosen = entity_named(context, entity)
-    with steps(f"plan of {entity}") as bar:
+    with track_steps(f"plan of {entity}") as bar:
         plans, failures, ungrouped = perform(
             context, _plan_groups(context, chosen, [group] if group else None, allow_deletions, bar)
         )
@@ -78,14 +80,14 @@ def plan(
         for made in plans:
             as_json(asdict(made))
     else:
-        table("a full sync would", *plan_tables.counts_table(plans))
-        table("for example", *plan_tables.samples_table(plans, _MOST_SAMPLES_SHOWN))
-        for note in [*plan_tables.notes(plans), *ungrouped]:
-            say(note)
+        print_table("a full sync would", *plan_tables.counts_table(plans))
+        print_table("for example", *plan_tables.samples_table(plans, _MOST_SAMPLES_SHOWN))
+        for note in [*plan_tables.list_notes(plans), *ungrouped]:
+            print_line(note)
     for failure in failures:
-        complain(failure)
+        print_error(failure)
     if out is not None and not failures:
-        save(Plan(entity, datetime.now(UTC), group is None, allow_deletions, plans), out)
+        save_plan(Plan(entity, datetime.now(UTC), group is None, allow_deletions, plans), out)
     raise typer.Exit(2 if failures else 1 if any(made.worries for made in plans) else 0)
 
 
@@ -96,22 +98,22 @@ async def _plan_groups(
     from sync_orchestrator.core.full_sync.plan import groups_to_plan, plan_group, ungrouped_notes
 
     todo = await groups_to_plan(context, entity) if groups is None else groups
-    bar.of(len(todo))
+    bar.set_total(len(todo))
     plans: list[GroupPlan] = []
     failures: list[str] = []
     for name in todo:
         try:
             plans.append(
                 await plan_group(
-                    context, entity, name, allow_deletions=allow_deletions, progress=partial(bar.phase, name)
+                    context, entity, name, allow_deletions=allow_deletions, progress=partial(bar.show_phase, name)
                 )
             )
         except SyncError as error:
             failures.append(f"{name}: {error}")
-            bar.done(f"{name}: cannot be planned")
+            bar.finish_step(f"{name}: cannot be planned")
             continue
         counts = ", ".join(f"{count} {what}" for what, count in plans[-1].counts.items())
-        bar.done(f"{name}: {counts or 'nothing'}")
+        bar.finish_step(f"{name}: {counts or 'nothing'}")
     return plans, failures, await ungrouped_notes(entity)
 
 
@@ -134,20 +136,20 @@ def full_sync_command(
         groups, allow_deletions = _as_planned(entity, group, allow_deletions, plan)
     context = composition.open_context()
     chosen = entity_named(context, entity)
-    with steps(f"full sync of {entity}") as bar:
+    with track_steps(f"full sync of {entity}") as bar:
         failures = perform(context, _sync_groups(context, chosen, groups, allow_deletions, bar))
     for failure in failures:
-        complain(failure)
+        print_error(failure)
     left = _left_over(context, entity, groups)
     if left:
-        say(left)
+        print_line(left)
     if failures:
-        say(
+        print_line(
             f"not finished: {len(failures)} business groups, such as {failures[0]}. Next: fix the cause, then run "
             f"`sync-orchestrator full-sync {entity}` again"
         )
     elif not left:
-        say("all of it is in sync")
+        print_line("all of it is in sync")
     raise typer.Exit(1 if failures or left else 0)
 
 
@@ -156,10 +158,10 @@ def _as_planned(
 ) -> tuple[list[str], int | None]:
     """The groups of a plan and its cap, if a full sync would do now what it says; otherwise ends the command."""
     from sync_orchestrator import composition
-    from sync_orchestrator.core.full_sync.plan_file import differences, load
+    from sync_orchestrator.core.full_sync.plan_file import compare_plans, load_plan
     from sync_orchestrator.core.runtime import perform
 
-    planned = load(path, entity)
+    planned = load_plan(path, entity)
     if allow_deletions is not None:
         raise CannotPlan("--allow-deletions is part of a plan: say it to `sync-orchestrator plan`")
     chosen = [made for made in planned.groups if group in (None, made.group)]
@@ -167,17 +169,17 @@ def _as_planned(
         raise CannotPlan(f"{path} has no business group '{group}'")
     context = composition.open_context(only_look=True)
     names = None if planned.every_group and group is None else [made.group for made in chosen]
-    with steps(f"is the plan of {entity} still true") as bar:
+    with track_steps(f"is the plan of {entity} still true") as bar:
         now, failures, _ = perform(
             context, _plan_groups(context, entity_named(context, entity), names, planned.allow_deletions, bar)
         )
     if failures:
         raise CannotPlan("; ".join(failures))
-    differ = differences(chosen, now)
+    differ = compare_plans(chosen, now)
     for name, how in differ.items():
-        complain(f"{name}: {how}")
+        print_error(f"{name}: {how}")
     if differ:
-        complain(f"Nothing was done: it would be something else than {path} says. Make a new plan.")
+        print_error(f"Nothing was done: it would be something else than {path} says. Make a new plan.")
         raise typer.Exit(3)
     return [made.group for made in chosen], planned.allow_deletions
 
@@ -188,29 +190,29 @@ async def _sync_groups(
     import asyncio
 
     from sync_orchestrator.core.drain.drain import drain as run_drain
-    from sync_orchestrator.core.full_sync.progress import SyncProgress, reported
+    from sync_orchestrator.core.full_sync.progress import SyncProgress, report_regularly
     from sync_orchestrator.core.groups.concurrency import GROUPS_SYNCED_AT_ONCE
     from sync_orchestrator.core.groups.registry import discover_groups
 
     groups = await discover_groups(context, entity) if chosen is None else chosen
-    bar.of(len(groups))
+    bar.set_total(len(groups))
     failures: list[str] = []
     places = asyncio.Semaphore(GROUPS_SYNCED_AT_ONCE)
     progress = SyncProgress(context, entity)
 
-    async def one(name: str) -> None:
+    async def sync_one_group(name: str) -> None:
         async with places:
             await _sync_group(context, entity, name, allow_deletions, bar, failures, progress)
-            progress.ended(name)
+            progress.note_ended(name)
 
-    async with reported(progress, bar.report):
-        await asyncio.gather(*(one(name) for name in groups))
-        bar.at("what failed meanwhile")
-        await run_drain(context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far)))
+    async with report_regularly(progress, bar.print_lines):
+        await asyncio.gather(*(sync_one_group(name) for name in groups))
+        bar.show_current("what failed meanwhile")
+        await run_drain(context, linger=0, progress=lambda so_far: bar.show_current(_so_far(so_far)))
         if _failed_events(context, entity.name, chosen):
             first_wait = entity.retry.first_wait * (1 + entity.retry.jitter)
-            bar.at(f"what is confirmed or tried again within {first_wait:.0f} s")
-            await run_drain(context, linger=first_wait + 1, progress=lambda so_far: bar.at(_so_far(so_far)))
+            bar.show_current(f"what is confirmed or tried again within {first_wait:.0f} s")
+            await run_drain(context, linger=first_wait + 1, progress=lambda so_far: bar.show_current(_so_far(so_far)))
     return failures
 
 
@@ -228,19 +230,19 @@ async def _sync_group(
 
     reports = progress.of_group(name)
 
-    def tell(phase: str, count: int) -> None:
+    def report_progress(phase: str, count: int) -> None:
         reports(phase, count)
-        bar.phase(name, phase, count)
+        bar.show_phase(name, phase, count)
 
     try:
         filled, stepped = await retry_full_sync(
             entity,
-            lambda: full_sync(context, entity, name, allow_deletions=allow_deletions, progress=tell),
-            lambda wait: bar.report([f"{name}: {wait}"]),
+            lambda: full_sync(context, entity, name, allow_deletions=allow_deletions, progress=report_progress),
+            lambda wait: bar.print_lines([f"{name}: {wait}"]),
         )
     except SyncError as error:
-        failures.append(f"{name}: {error.named()}")
-        bar.done(f"{name}: failed: {error.named()}")
+        failures.append(f"{name}: {error.describe_with_system()}")
+        bar.finish_step(f"{name}: failed: {error.describe_with_system()}")
         return
     for phase, count in (("read", filled.listed), ("changed", filled.changed), ("push", stepped.acknowledged)):
         reports(phase, count)
@@ -254,7 +256,7 @@ async def _sync_group(
             f"{name}: nothing was pushed to {entity.system_name}, whose pushes are suspended "
             f"({stepped.suspended}): run `sync-orchestrator adopt`"
         )
-    bar.done(
+    bar.finish_step(
         f"{name}: {filled.listed} listed, {filled.changed} changed, {filled.deleted} deleted, "
         f"{stepped.acknowledged} mirrored, {stepped.redriven} events tried again"
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sync_orchestrator.cli.existing import existing_context
-from sync_orchestrator.cli.terminal import complain, say
+from sync_orchestrator.cli.terminal import print_error, print_line
 from sync_orchestrator.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ commands = typer.Typer()
 @commands.command()
 def pause(name: System) -> None:
     """Stop pushes; events go on being recorded and archived."""
-    _pause(name, paused=True)
+    _switch_pushes(name, paused=True)
 
 
 @commands.command()
@@ -49,9 +49,9 @@ def resume(
         suspension = suspension_of(connection, system)
     if without_adopting:
         _end_suspension(context, system, suspension, reason)
-    _pause(name, paused=False)
+    _switch_pushes(name, paused=False)
     if suspension is not None and not without_adopting:
-        complain(
+        print_error(
             f"Pushes to {system} stay suspended: {suspension.reason}. Run `sync-orchestrator adopt`, or, if "
             f"nothing was lost, `sync-orchestrator resume {system} --without-adopting --reason TEXT`."
         )
@@ -60,25 +60,25 @@ def resume(
 
 def _end_suspension(context: Context, system: str, suspension: Suspension | None, reason: str | None) -> None:
     """Lets pushes go on with the ids that the archive has."""
-    from sync_orchestrator.core.systems.suspension import lift
+    from sync_orchestrator.core.systems.suspension import lift_suspension
 
     if suspension is None:
         raise NotFound(f"pushes to '{system}' are not suspended")
     if not reason:
         raise UsageError("--without-adopting needs a --reason: records of others may be overwritten where ids changed")
     with context.engine.begin() as connection:
-        lift(connection, system, reason=reason)
-    say(f"the suspension of {system} is over, nothing was adopted: {reason}")
+        lift_suspension(connection, system, reason=reason)
+    print_line(f"the suspension of {system} is over, nothing was adopted: {reason}")
 
 
-def _pause(name: str, *, paused: bool) -> None:
+def _switch_pushes(name: str, *, paused: bool) -> None:
     from sync_orchestrator.core.systems.pauses import set_paused as set_paused
 
     context = existing_context()
     if name not in (*context.entities, *context.config.third_parties):
         raise NotFound(f"neither an entity nor a third party is called '{name}'")
     set_paused(context.engine, name, set(context.entities), paused=paused)
-    say(f"pushes of {name} are {'paused' if paused else 'going on'}")
+    print_line(f"pushes of {name} are {'paused' if paused else 'going on'}")
 
 
 @commands.command()
@@ -89,4 +89,6 @@ def epoch(source: Annotated[str, typer.Argument(help="A source system.")]) -> No
     context = existing_context()
     if source not in context.config.sources:
         raise NotFound(f"there is no source system '{source}'; there is {', '.join(context.config.sources)}")
-    say(f"{source} is in epoch {records.begin_epoch(context.engine, source)} now; a full sync takes over what it holds")
+    print_line(
+        f"{source} is in epoch {records.begin_epoch(context.engine, source)} now; a full sync takes over what it holds"
+    )

@@ -11,21 +11,21 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
 from sync_orchestrator.cli.existing import entity_named, existing_context, groups_of, say_who_pushes
 from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
-from sync_orchestrator.cli.terminal import Steps, as_json, say, steps, table
+from sync_orchestrator.cli.terminal import Steps, as_json, print_line, print_table, track_steps
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context, EntityContext
     from sync_orchestrator.core.operations.repair import Repaired
-    from sync_orchestrator.core.validation.source_check import SourceCheck
+    from sync_orchestrator.core.validation.source_check import SourceCheckResult
     from sync_orchestrator.core.validation.validate import GroupValidation
 
-Result = TypeVar("Result", "SourceCheck", "GroupValidation")
+Result = TypeVar("Result", "SourceCheckResult", "GroupValidation")
 
 Repair = Literal["auto", "ask", "off"]  # as in config/entities.py, which takes long to import
 
@@ -53,8 +53,8 @@ def validate(
     chosen = [entity_named(context, entity)] if entity else list(context.entities.values())
     if sources:
         raise typer.Exit(_check_sources(context, chosen, group, repair, json))
-    with steps("validate") as bar:
-        results = _validate(context, chosen, group, full, repair, bar)
+    with track_steps("validate") as bar:
+        results = _validate_groups(context, chosen, group, full, repair, bar)
     if json:
         for result in results:
             as_json(validation_as_json(result))
@@ -72,7 +72,7 @@ def _check_sources(
 ) -> int:
     from sync_orchestrator.core.validation.source_check import check_sources
 
-    with steps("check the sources") as bar:
+    with track_steps("check the sources") as bar:
         results = _each_group(
             context, entities, group, bar, lambda entity, name: check_sources(context, entity, name, repair=repair)
         )
@@ -80,7 +80,7 @@ def _check_sources(
         for result in results:
             as_json(asdict(result))
     else:
-        table(
+        print_table(
             "sources",
             ["entity", "group", "verdict", "listed", "on the way", "lost", "to repair", ""],
             [
@@ -98,16 +98,16 @@ def _check_sources(
             ],
         )
         lost = [[result.group, lost.part, lost.key, lost.kind] for result in results for lost in result.lost]
-        table("lost notifications", ["group", "source", "key", "kind"], lost[:_MOST_DRIFT_SHOWN])
+        print_table("lost notifications", ["group", "source", "key", "kind"], lost[:_MOST_DRIFT_SHOWN])
         if len(lost) > _MOST_DRIFT_SHOWN:
-            say(f"and {len(lost) - _MOST_DRIFT_SHOWN} more; --json shows all")
+            print_line(f"and {len(lost) - _MOST_DRIFT_SHOWN} more; --json shows all")
         if recorded := sum(result.repaired for result in results):
             say_who_pushes(context.engine, f"{recorded} change events are recorded for what was lost")
     verdicts = {result.verdict for result in results}
     return 1 if "lost" in verdicts else 0 if verdicts == {"in_sync"} else 2
 
 
-def _validate(
+def _validate_groups(
     context: Context,
     entities: Sequence[EntityContext],
     group: str | None,
@@ -134,18 +134,18 @@ def _each_group(
     from sync_orchestrator.core.runtime import perform_each
 
     todo = [(entity, name) for entity in entities for name in ([group] if group else groups_of(context, entity))]
-    bar.of(len(todo))
+    bar.set_total(len(todo))
     results: list[Result | None] = [None] * len(todo)
 
-    async def one(number: int) -> Result:
+    async def work_on_group(number: int) -> Result:
         return await work(*todo[number])
 
-    for number, result in perform_each(context, range(len(todo)), one, GROUPS_COMPARED_AT_ONCE):
+    for number, result in perform_each(context, range(len(todo)), work_on_group, GROUPS_COMPARED_AT_ONCE):
         if isinstance(result, Exception):
             raise result
         results[number] = result
         entity, name = todo[number]
-        bar.done(f"{entity.name} {name}: {result.verdict}")
+        bar.finish_step(f"{entity.name} {name}: {result.verdict}")
     return [result for result in results if result is not None]
 
 
@@ -160,22 +160,22 @@ def drift(
 ) -> None:
     """What validation has found, a row a differing field: the newest of it, or all of it in a file."""
     from sync_orchestrator.cli import drift_export
-    from sync_orchestrator.core.validation.drift_log import Chosen, listed, newest, over_time
+    from sync_orchestrator.core.validation.drift_log import Chosen, over_time, read_drift, read_newest_drift
 
     context = existing_context()
     if entity is not None:
         entity_named(context, entity)
     chosen = Chosen(entity, group, since if since is None or since.tzinfo else since.replace(tzinfo=UTC), open_only)
     if to is not None:
-        say(f"{to}: {drift_export.write(to, listed(context.engine, chosen))} rows")
+        print_line(f"{to}: {drift_export.write_drift(to, read_drift(context.engine, chosen))} rows")
     if plot is not None:
-        drift_export.plot(plot, over_time(context.engine, chosen))
-        say(f"{plot}: drawn")
+        drift_export.plot_drift(plot, over_time(context.engine, chosen))
+        print_line(f"{plot}: drawn")
     if to is None and plot is None:
-        shown = newest(context.engine, chosen, _MOST_DRIFT_SHOWN)
+        shown = read_newest_drift(context.engine, chosen, _MOST_DRIFT_SHOWN)
         names = ["group", "key", "kind", "status", "field", "ours", "theirs", "found_at"]
-        table("drift", names, [[row[name] for name in names] for row in shown])
-        say("--to FILE.csv writes all of it" if shown else "nothing was found")
+        print_table("drift", names, [[row[name] for name in names] for row in shown])
+        print_line("--to FILE.csv writes all of it" if shown else "nothing was found")
 
 
 @commands.command(name="repair")
@@ -198,15 +198,15 @@ def repair_command(
     with context.engine.begin() as connection:
         groups = [group] if group else groups_to_repair(connection, entity, key)
     if not groups:
-        say("nothing was found that waits for a repair")
+        print_line("nothing was found that waits for a repair")
         return
-    with steps(f"repair of {entity}") as bar:
-        results = perform(context, _repair(context, chosen, groups, key, allow_deletions, bar))
+    with track_steps(f"repair of {entity}") as bar:
+        results = perform(context, _repair_groups(context, chosen, groups, key, allow_deletions, bar))
     if json:
         for result in results:
             as_json({**asdict(result), "validation": result.validation and validation_as_json(result.validation)})
     else:
-        table(
+        print_table(
             "repair",
             ["group", "sent", "changed since", ""],
             [[result.group, result.sent, result.overtaken, result.held] for result in results],
@@ -216,7 +216,7 @@ def repair_command(
     raise typer.Exit(1 if "drift" in verdicts else 0 if verdicts == {"in_sync"} else 2)
 
 
-async def _repair(
+async def _repair_groups(
     context: Context,
     entity: EntityContext,
     groups: Sequence[str],
@@ -226,19 +226,19 @@ async def _repair(
 ) -> list[Repaired]:
     from sync_orchestrator.core.operations.repair import repair
 
-    bar.of(len(groups))
+    bar.set_total(len(groups))
     results = []
     for name in groups:
         results.append(
             await repair(
-                context, entity, name, key=key, allow_deletions=allow_deletions, progress=partial(bar.phase, name)
+                context, entity, name, key=key, allow_deletions=allow_deletions, progress=partial(bar.show_phase, name)
             )
         )
-        bar.done(f"{name}: {results[-1].sent} sent to repair")
+        bar.finish_step(f"{name}: {results[-1].sent} sent to repair")
     return results
 
 
-def validation_as_json(result: GroupValidation) -> dict[str, Any]:
+def validation_as_json(result: GroupValidation) -> dict[str, object]:
     """A validation as the commands print it for programs."""
     return {
         "entity": result.entity,
@@ -272,7 +272,7 @@ def validation_as_json(result: GroupValidation) -> dict[str, Any]:
 
 def show_validations(results: Sequence[GroupValidation]) -> None:
     """Validations and the differences that they found, as tables."""
-    table(
+    print_table(
         "validation",
         ["entity", "group", "verdict", "expected", "counted", "in flight", "drift", "to repair", "dead", ""],
         [
@@ -292,7 +292,7 @@ def show_validations(results: Sequence[GroupValidation]) -> None:
         ],
     )
     drift = [(result, found) for result in results for found in result.drift]
-    table(
+    print_table(
         "drift",
         ["group", "key", "kind", "status"],
         [
@@ -301,15 +301,15 @@ def show_validations(results: Sequence[GroupValidation]) -> None:
         ],
     )
     if len(drift) > _MOST_DRIFT_SHOWN:
-        say(f"and {len(drift) - _MOST_DRIFT_SHOWN} more; --json shows all")
+        print_line(f"and {len(drift) - _MOST_DRIFT_SHOWN} more; --json shows all")
     _show_dead(results)
     if not results:
-        say("no business group is known yet: run a full sync first")
+        print_line("no business group is known yet: run a full sync first")
 
 
 def _show_dead(results: Sequence[GroupValidation]) -> None:
     dead = [(result, record) for result in results for record in result.dead_records]
-    table(
+    print_table(
         "dead records",
         ["entity", "group", "key", "cause", "since"],
         [
@@ -318,4 +318,4 @@ def _show_dead(results: Sequence[GroupValidation]) -> None:
         ],
     )
     for entity in dict.fromkeys(result.entity for result in results if result.dead or result.dead_without_group):
-        say(f"`sync-orchestrator records list {entity} --dead` lists what is dead")
+        print_line(f"`sync-orchestrator records list {entity} --dead` lists what is dead")

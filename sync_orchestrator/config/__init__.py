@@ -3,47 +3,68 @@
 Not here: what is done with the settings (``composition.py`` puts the system together from them).
 """
 
-from sync_orchestrator.config.brokers import Consumer, OutcomeReceiver
-from sync_orchestrator.config.bulk_calls import Bulk
-from sync_orchestrator.config.calls import Count, FilterCheck, Get, Listing, Outcome, Request, Write
-from sync_orchestrator.config.document import Alerts, ApiSettings, Config, Limits, Retention, UiSettings
-from sync_orchestrator.config.entities import Deletions, Entity, Retry, SourceCheck, Validation
-from sync_orchestrator.config.http_access import Http
-from sync_orchestrator.config.loading import load, read
-from sync_orchestrator.config.routes import Route
-from sync_orchestrator.config.sources import Part, Source, Version
-from sync_orchestrator.config.targets import Breaker, Target, ThirdPartySystem
+from sync_orchestrator.config.brokers import ConsumerSettings, OutcomeReceiverSettings
+from sync_orchestrator.config.bulk_calls import BulkCallSettings
+from sync_orchestrator.config.calls import (
+    CountCallSettings,
+    FilterCheckSettings,
+    ListCallSettings,
+    OutcomeRule,
+    ReadCallSettings,
+    RequestSettings,
+    WriteCallSettings,
+)
+from sync_orchestrator.config.document import (
+    AlertSettings,
+    ApiSettings,
+    Config,
+    LimitSettings,
+    RetentionSettings,
+    UiSettings,
+)
+from sync_orchestrator.config.entities import (
+    DeletionSettings,
+    EntitySettings,
+    RetrySettings,
+    SourceCheckSettings,
+    ValidationSettings,
+)
+from sync_orchestrator.config.http_access import HttpSettings
+from sync_orchestrator.config.loading import load, parse_config
+from sync_orchestrator.config.routes import RouteSettings
+from sync_orchestrator.config.sources import PartSettings, Source, VersionSettings
+from sync_orchestrator.config.targets import BreakerSettings, TargetSettings, ThirdPartySettings
 
 __all__ = [
-    "Alerts",
+    "AlertSettings",
     "ApiSettings",
-    "Breaker",
-    "Bulk",
+    "BreakerSettings",
+    "BulkCallSettings",
     "Config",
-    "Consumer",
-    "Count",
-    "Deletions",
-    "Entity",
-    "FilterCheck",
-    "Get",
-    "Http",
-    "Limits",
-    "Listing",
-    "Outcome",
-    "OutcomeReceiver",
-    "Part",
-    "Request",
-    "Retention",
-    "Retry",
-    "Route",
+    "ConsumerSettings",
+    "CountCallSettings",
+    "DeletionSettings",
+    "EntitySettings",
+    "FilterCheckSettings",
+    "HttpSettings",
+    "LimitSettings",
+    "ListCallSettings",
+    "OutcomeReceiverSettings",
+    "OutcomeRule",
+    "PartSettings",
+    "ReadCallSettings",
+    "RequestSettings",
+    "RetentionSettings",
+    "RetrySettings",
+    "RouteSettings",
     "Source",
-    "SourceCheck",
-    "Target",
-    "ThirdPartySystem",
+    "SourceCheckSettings",
+    "TargetSettings",
+    "ThirdPartySettings",
     "UiSettings",
-    "Validation",
-    "Version",
-    "Write",
+    "ValidationSettings",
+    "VersionSettings",
+    "WriteCallSettings",
     "load",
-    "read",
+    "parse_config",
 ]

@@ -5,7 +5,7 @@ Not here: what stands in an event (``intake.py``), the talking to brokers (``bro
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -43,7 +43,7 @@ BROKERS = (
 """How the URL of a broker may begin: the transports of kombu, which is not loaded for it."""
 
 
-def _broker(url: str) -> str:
+def _check_broker_url(url: str) -> str:
     name = url.partition("://")[0].partition("+")[0]
     if name not in BROKERS:
         raise ValueError(f"there is no broker '{name}'; there is {', '.join(BROKERS)}")
@@ -51,15 +51,15 @@ def _broker(url: str) -> str:
 
 
 def _broker_or_webhook(url: str) -> str:
-    return url if _is_webhook(url) else _broker(url)
+    return url if _is_webhook(url) else _check_broker_url(url)
 
 
 Url = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+]*://", repr=False)]
-BrokerUrl = Annotated[Url, AfterValidator(_broker)]
+BrokerUrl = Annotated[Url, AfterValidator(_check_broker_url)]
 ReceiverUrl = Annotated[Url, AfterValidator(_broker_or_webhook)]
 
 
-class Consumer(Model):
+class ConsumerSettings(Model):
     """A queue of a broker whose messages are change events."""
 
     url: BrokerUrl
@@ -74,11 +74,11 @@ class Consumer(Model):
     """The queue is made and bound to this exchange, which must be there; without it the queue must be there."""
     bindings: list[str] = Field(default=["#"], min_length=1)
     """The routing keys by which it is bound."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, object] = {}
     """What the queue is made with, such as ``{x-queue-type: quorum}``."""
     at_once: int = Field(default=200, ge=1, le=10_000)
     """So many messages at most are taken at once and recorded in one commit."""
-    options: dict[str, Any] = Field(default={}, repr=False)
+    options: dict[str, object] = Field(default={}, repr=False)
     """Further transport options of kombu."""
 
     @property
@@ -87,7 +87,7 @@ class Consumer(Model):
         return _is_redis(self.url)
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.format == "own" and self.source is None:
             raise ValueError("source: is needed where the format is the source's own")
         if self.is_redis and self.exchange is not None:
@@ -95,7 +95,7 @@ class Consumer(Model):
         return self
 
 
-class OutcomeReceiver(Model):
+class OutcomeReceiverSettings(Model):
     """Somebody who wants to know what became of changes: told by CloudEvents, at least once, in order per record."""
 
     url: ReceiverUrl
@@ -131,7 +131,7 @@ class OutcomeReceiver(Model):
         return _is_redis(self.url)
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check_consistency(self) -> Self:
         places = [name for name in ("queue", "exchange", "routing_key") if getattr(self, name) is not None]
         if self.is_webhook:
             if places:

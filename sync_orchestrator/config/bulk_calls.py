@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from sync_orchestrator.config.calls import Outcome, Write
+from sync_orchestrator.config.calls import OutcomeRule, WriteCallSettings
 from sync_orchestrator.config.types import Body, Expression, Model, Seconds
 
 ITEM_NAMES = ("op", "key", "id", "group", "payload", "digest", "idempotency_key")
 
 
-class Bulk(Model):
+class BulkCallSettings(Model):
     """Many records in one call, instead of one call each.
 
     Names in ``request``: ``items``, a list of ``{op, key, id, group, payload, digest, idempotency_key}`` (of a delete
@@ -20,7 +20,7 @@ class Bulk(Model):
     set up alike go in one call. Without a body of its own, a list of the payloads (of a delete, of the ids) is sent.
     """
 
-    request: Write
+    request: WriteCallSettings
     """The call."""
     item: Body = None
     """How one item stands in ``items``, and in the list that is sent without a body, where not as above. Names: those
@@ -43,7 +43,7 @@ class Bulk(Model):
     """Where in a result the id or key stands that it is matched by."""
     result_id: Expression | None = None
     """Where in a result the third party's id stands."""
-    outcomes: list[Outcome] = []
+    outcomes: list[OutcomeRule] = []
     """What a result means: over ``{status, body}``, ``body`` being the result, ``status`` its own."""
     status: Expression | None = None
     """Where in a result its own status stands."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sync_orchestrator.config.calls import Listing, Request, Write
+from sync_orchestrator.config.calls import ListCallSettings, RequestSettings, WriteCallSettings
 from sync_orchestrator.expressions.truth import fields_named_by
 
 _STEP = re.compile(r"\bsteps\.([a-z][a-z0-9_]*)")
@@ -15,18 +15,18 @@ IN_CONDITIONS = frozenset({"key", "id", "group", "payload", "answer", "response"
 """What ``when`` of a linked call can look at."""
 
 
-def check_names(calls: Mapping[str, Request | None], known: Mapping[str, set[str]]) -> None:
+def check_names(calls: Mapping[str, RequestSettings | None], known: Mapping[str, set[str]]) -> None:
     """Refuses a name that nothing would fill in. Raises ValueError."""
     for name, call in calls.items():
         if call is None:
             continue
-        allowed = known[name] | (call.paging_names() if isinstance(call, Listing) else set())
-        for unknown in sorted(call.names() - allowed):
+        allowed = known[name] | (call.paging_names() if isinstance(call, ListCallSettings) else set())
+        for unknown in sorted(call.collect_template_names() - allowed):
             fits = ", ".join(sorted(allowed)) or "none"
             raise ValueError(f"{name}: nothing fills in '{unknown}'; known here: {fits}")
 
 
-def check_followers(name: str, call: Write | None, known: set[str]) -> None:
+def check_followers(name: str, call: WriteCallSettings | None, known: set[str]) -> None:
     """Refuses names, conditions and steps that nothing would fill in, for the calls that belong to a write.
 
     Raises ValueError.

@@ -37,7 +37,7 @@ Means = Literal[
 READING = ("GET", "HEAD")
 
 
-class Outcome(Model):
+class OutcomeRule(Model):
     """What an answer means where its status does not say it plainly; the first rule that fits decides."""
 
     when: Expression
@@ -53,7 +53,7 @@ class Outcome(Model):
     """Where in the same document the reason stands that people should read."""
 
 
-class Request(Model):
+class RequestSettings(Model):
     """One call. Templates stand in ``path`` (percent-encoded), ``params``, ``headers`` and ``body``."""
 
     method: Method = "GET"
@@ -70,11 +70,11 @@ class Request(Model):
     """Any structure; each text in it is a template, and one that is a single ``{{ name }}`` gives the value itself."""
     content: Literal["json", "form", "lines"] = "json"
     """How the body is sent: as JSON, as a form, or as one JSON document a line (the body is a list then)."""
-    outcomes: list[Outcome] = []
+    outcomes: list[OutcomeRule] = []
     """Looked at before those of the system."""
 
     @model_validator(mode="after")
-    def _braces(self) -> Self:
+    def _check_braces(self) -> Self:
         for text in (self.path, *self.params.values()):
             if single := _SINGLE.search(text):
                 raise ValueError(f"write {{{{ {single[1]} }}}}, not {single[0]}")
@@ -82,7 +82,7 @@ class Request(Model):
 
     @model_validator(mode="after")
     def _means_what_it_can(self) -> Self:
-        if not isinstance(self, Write | LinkedCall):
+        if not isinstance(self, WriteCallSettings | LinkedCallSettings):
             check_remake("outcomes", self.outcomes)
         return self
 
@@ -95,12 +95,12 @@ class Request(Model):
             )
         return self
 
-    def names(self) -> set[str]:
+    def collect_template_names(self) -> set[str]:
         """The names that its templates ask for."""
         return names_in([self.path, self.params, self.headers, self.body])
 
 
-class ChangingCall(Request):
+class ChangingCallSettings(RequestSettings):
     """A call that changes something at the third party."""
 
     method: Method = "POST"
@@ -117,7 +117,7 @@ class ChangingCall(Request):
         return self
 
 
-class LinkedCall(ChangingCall):
+class LinkedCallSettings(ChangingCallSettings):
     """A call that belongs to a write.
 
     Names: as of the write, and ``answer`` (the body of the response before), ``response`` (``{status, body}`` of it)
@@ -129,7 +129,7 @@ class LinkedCall(ChangingCall):
     when: Expression | None = None
     """The call is made only where this is true: a JMESPath over ``{key, id, group, payload, answer, response, steps}``,
     such as ``length(answer.prices) == `0```. Lists and objects are true unless they are empty."""
-    if_missing: ChangingCall | None = None
+    if_missing: ChangingCallSettings | None = None
     """The call that is made in its place where its response means ``missing``: it makes what this one would change."""
 
     @model_validator(mode="after")
@@ -140,16 +140,18 @@ class LinkedCall(ChangingCall):
             raise ValueError("name: 'write' is the write itself: use another name")
         return self
 
-    def names(self) -> set[str]:
+    def collect_template_names(self) -> set[str]:
         """The names that its templates ask for, and those of ``if_missing``."""
-        return super().names() | (self.if_missing.names() if self.if_missing is not None else set())
+        return super().collect_template_names() | (
+            self.if_missing.collect_template_names() if self.if_missing is not None else set()
+        )
 
     def is_read(self) -> bool:
         """Whether it changes nothing."""
         return self.method in READING and self.if_missing is None
 
 
-class Write(Request):
+class WriteCallSettings(RequestSettings):
     """A call that writes. Names: ``key``, ``id``, ``group``, ``payload``, ``digest``, ``revision``, the references.
 
     A create knows no ``id`` and no ``revision``, but ``idempotency_key``. Without ``body`` the payload itself is sent;
@@ -160,13 +162,13 @@ class Write(Request):
     """The verb."""
     record: Expression | None = None
     """Where the record stands in the answer; the target's ``record`` unless told."""
-    then: list[LinkedCall] = []
+    then: list[LinkedCallSettings] = []
     """Calls that belong to it, in order, such as the stock level after the product; they know ``id`` and ``answer``
     besides, the body of the answer before. If one fails, the next attempt makes all of them again, by an update. What
     they write has to show in a mapped field, which ``also`` may read, or one that was never sent is not missed."""
 
     @model_validator(mode="after")
-    def _writes(self) -> Self:
+    def _check_method_writes(self) -> Self:
         if self.method not in READING:
             return self
         if self.body is not None:
@@ -181,16 +183,16 @@ class Write(Request):
         return self
 
 
-class Delete(Request):
+class DeleteCallSettings(RequestSettings):
     """A call that removes a record, or cancels it by whatever verb. Names: as of ``Write``, without the payload."""
 
     method: Method = "DELETE"
     """The verb: that of an update, for a soft delete; that of another call, for a cancellation."""
-    refused: ChangingCall | None = None
+    refused: ChangingCallSettings | None = None
     """What is called where it is refused for good: deactivate instead. ``gone_when`` then tells that it was."""
 
     @model_validator(mode="after")
-    def _removes(self) -> Self:
+    def _check_method_removes(self) -> Self:
         for place, call in (("", self), ("refused: ", self.refused)):
             if call is not None and call.method in READING:
                 raise ValueError(
@@ -200,14 +202,14 @@ class Delete(Request):
         return self
 
 
-class Get(Request):
+class ReadCallSettings(RequestSettings):
     """A reading call and where in the answer its result stands."""
 
     record: Expression = "@"
     """Where the record stands in the answer; a list is taken for its first item, an empty one for no record."""
 
 
-class Count(Request):
+class CountCallSettings(RequestSettings):
     """A counting call. Names: ``group``, the references."""
 
     number: Expression = "@"
@@ -222,7 +224,7 @@ class Count(Request):
         return self
 
 
-class Listing(Request):
+class ListCallSettings(RequestSettings):
     """A listing, page by page.
 
     Names: those of its place, and by ``paging``: ``after`` (the last key of the page before), ``cursor`` (the value at
@@ -255,9 +257,9 @@ class Listing(Request):
     """A status that stands for the end, such as 400 or 404, after the first page."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_paging(self) -> Self:
         word = {"after": "after", "cursor": "cursor", "page": "page", "offset": "offset"}.get(self.paging)
-        if word is not None and word not in self.names():
+        if word is not None and word not in self.collect_template_names():
             raise ValueError(f"paging '{self.paging}' needs {{{{ {word} }}}} in path, params, headers or body")
         if self.paging in ("cursor", "next_url"):
             if (self.next is None) == (self.next_header is None):
@@ -272,7 +274,11 @@ class Listing(Request):
             raise ValueError("includes_after needs a 'size' of 2 or more: a page has one item of the page before")
         if self.short_page_ends and self.paging not in ("after", "page", "offset"):
             raise ValueError("'short_page_ends' belongs to paging 'after', 'page' and 'offset'")
-        if self.short_page_ends and "limit" not in self.names() and "size" not in self.model_fields_set:
+        if (
+            self.short_page_ends
+            and "limit" not in self.collect_template_names()
+            and "size" not in self.model_fields_set
+        ):
             raise ValueError("short_page_ends needs {{ limit }} in the call, or the server's own page size as 'size'")
         return self
 
@@ -281,7 +287,7 @@ class Listing(Request):
         return {"limit"} | ({self.paging} & {"after", "cursor", "page", "offset"})
 
 
-class IdFrom(Model):
+class IdHeaderSettings(Model):
     """Where a create's answer names the id, when no record of it comes back."""
 
     header: str
@@ -296,7 +302,7 @@ class IdFrom(Model):
         return self
 
 
-class Revision(Model):
+class RevisionSettings(Model):
     """The third party's own version of a record, which it wants to see with a write.
 
     Calls of ``update``, ``delete`` and ``delete.refused`` that use ``{{ revision }}`` are preceded by ``read``; on a
@@ -310,13 +316,13 @@ class Revision(Model):
     """Or where it stands in the record, such as ``_rev``."""
 
     @model_validator(mode="after")
-    def _one(self) -> Revision:
+    def _check_header_or_path(self) -> RevisionSettings:
         if (self.header is None) == (self.path is None):
             raise ValueError("say 'header' or 'path', one of them")
         return self
 
 
-class Reference(Get):
+class ReferenceSettings(ReadCallSettings):
     """Something to be looked up before a call, such as the id of a store. Names: ``key``, ``group``, ``payload``.
 
     ``record`` is where the id stands. It is kept for ``keep``, by what its templates used; where it finds nothing the
@@ -327,7 +333,7 @@ class Reference(Get):
     """How long what it found is believed."""
 
 
-class FilterCheck(Model):
+class FilterCheckSettings(Model):
     """How it is checked that a server knows a filter.
 
     A filter that a server does not know is often ignored, and everything comes back. So before the result of a filter
@@ -342,7 +348,7 @@ class FilterCheck(Model):
     """Filters are believed without proof."""
 
 
-def check_remake(place: str, outcomes: Sequence[Outcome]) -> None:
+def check_remake(place: str, outcomes: Sequence[OutcomeRule]) -> None:
     """Refuses ``means: remake`` where nothing could be made anew. Raises ValueError."""
     if any(outcome.means == "remake" for outcome in outcomes):
         raise ValueError(

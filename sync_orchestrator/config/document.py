@@ -11,16 +11,16 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from sync_orchestrator.config.brokers import Consumer, OutcomeReceiver
-from sync_orchestrator.config.entities import Entity, Retry
+from sync_orchestrator.config.brokers import ConsumerSettings, OutcomeReceiverSettings
+from sync_orchestrator.config.entities import EntitySettings, RetrySettings
 from sync_orchestrator.config.place_marks import line_mark
-from sync_orchestrator.config.routes import Route
+from sync_orchestrator.config.routes import RouteSettings
 from sync_orchestrator.config.sources import Source
-from sync_orchestrator.config.targets import ThirdPartySystem
+from sync_orchestrator.config.targets import ThirdPartySettings
 from sync_orchestrator.config.types import AllowedHost, Model, Name, Seconds, webhook_key
 
 
-class Limits(Model):
+class LimitSettings(Model):
     """How much at once, and for how long."""
 
     event_bytes: int = Field(default=262_144, ge=1)
@@ -49,7 +49,7 @@ class Limits(Model):
     connections hold for each, those on calls a second for all together."""
 
 
-class Alerts(Model):
+class AlertSettings(Model):
     """Who is told when a person is needed, and after how long."""
 
     urls: list[str] = Field(default=[], repr=False)
@@ -86,7 +86,7 @@ class ApiSettings(Model):
     for that port only. Other hosts get 421."""
 
 
-class Retention(Model):
+class RetentionSettings(Model):
     """After how many days what is over is forgotten, by the daily job ``maintenance``; null for never."""
 
     history_days: int | None = Field(default=90, ge=1)
@@ -107,22 +107,22 @@ class Config(Model):
     """The version of this file's format."""
     sources: dict[Name, Source] = Field(min_length=1)
     """The source systems, by a name of your choice."""
-    third_parties: dict[Name, ThirdPartySystem] = Field(min_length=1)
+    third_parties: dict[Name, ThirdPartySettings] = Field(min_length=1)
     """The external services that are kept in sync, by a name of your choice."""
-    entities: dict[Name, Entity] = Field(min_length=1)
+    entities: dict[Name, EntitySettings] = Field(min_length=1)
     """The kinds of records, by a name of your choice; the ``type`` of change events begins with it."""
-    retry: Retry = Retry()
+    retry: RetrySettings = RetrySettings()
     """What failed is tried again by this rule, unless its entity has one of its own."""
-    limits: Limits = Limits()
-    alerts: Alerts = Alerts()
+    limits: LimitSettings = LimitSettings()
+    alerts: AlertSettings = AlertSettings()
     ui: UiSettings = UiSettings()
     api: ApiSettings = ApiSettings()
-    retention: Retention = Retention()
-    consumers: dict[Name, Consumer] = {}
+    retention: RetentionSettings = RetentionSettings()
+    consumers: dict[Name, ConsumerSettings] = {}
     """Queues of message brokers whose messages are change events, by a name of your choice."""
-    outcomes: dict[Name, OutcomeReceiver] = {}
+    outcomes: dict[Name, OutcomeReceiverSettings] = {}
     """Who is told what became of changes, by a name of your choice."""
-    routes: dict[Name, Route] = {}
+    routes: dict[Name, RouteSettings] = {}
     """Friendlier calls in front of those of the third parties, by a name of your choice."""
 
     def records_at_once(self, system: str) -> int:
@@ -137,25 +137,25 @@ class Config(Model):
                 bulk.size
                 for entity in self.entities.values()
                 if entity.third_party.system == system
-                for bulk in entity.third_party.bulks().values()
+                for bulk in entity.third_party.collect_bulk_calls().values()
             ),
             default=1,
         )
 
     @model_validator(mode="after")
-    def _consistent(self) -> Config:
+    def _check_consistency(self) -> Config:
         if wrong := [
-            *self._names(),
-            *self._events(),
-            *self._secrets(),
-            *self._brokers(),
-            *self._routes(),
-            *self._timeouts(),
+            *self._find_name_problems(),
+            *self._find_event_problems(),
+            *self._find_secret_problems(),
+            *self._find_broker_problems(),
+            *self._find_route_problems(),
+            *self._find_timeout_problems(),
         ]:
             raise ValueError("\n".join(wrong))
         return self
 
-    def _names(self) -> Iterator[str]:
+    def _find_name_problems(self) -> Iterator[str]:
         for name, entity in self.entities.items():
             for part, settings in entity.parts.items():
                 if part not in self.sources:
@@ -174,7 +174,7 @@ class Config(Model):
                 hint = str(error)
                 yield f"entities.{name}.third_party" + (f": {hint}" if hint.startswith("'") else f".{hint}")
 
-    def _events(self) -> Iterator[str]:
+    def _find_event_problems(self) -> Iterator[str]:
         for name, source in self.sources.items():
             if source.events is None:
                 continue
@@ -185,7 +185,7 @@ class Config(Model):
                 if entity not in of:
                     yield f"sources.{name}.events.entities.{theirs}: {name} is no part of an entity '{entity}'"
 
-    def _secrets(self) -> Iterator[str]:
+    def _find_secret_problems(self) -> Iterator[str]:
         """Only the body and two headers are signed: nothing else may tell what an event means, or whose it is."""
         owners: dict[bytes, str] = {}
         for name, source in self.sources.items():
@@ -195,13 +195,13 @@ class Config(Model):
                         f"sources.{name}.webhook_secrets.{at}: sources.{first} has the same secret, so a signature "
                         "does not tell which of them sent an event. Give each a secret of its own"
                     )
-            for field in source.events.unsigned() if source.webhook_secrets and source.events else ():
+            for field in source.events.list_unsigned_fields() if source.webhook_secrets and source.events else ():
                 yield (
                     f"sources.{name}.events.{field}: looks at headers, and a signature (webhook_secrets) covers "
                     "only webhook-id and webhook-timestamp. Take the value from the body"
                 )
 
-    def _brokers(self) -> Iterator[str]:
+    def _find_broker_problems(self) -> Iterator[str]:
         for name, consumer in self.consumers.items():
             if consumer.source is not None and consumer.source not in self.sources:
                 yield f"consumers.{name}.source: there is no source system of that name"
@@ -212,7 +212,7 @@ class Config(Model):
                 if entity not in self.entities:
                     yield f"outcomes.{name}.entities: there is no entity '{entity}'"
 
-    def _routes(self) -> Iterator[str]:
+    def _find_route_problems(self) -> Iterator[str]:
         shapes: dict[str, str] = {}
         for name, route in self.routes.items():
             system = self.third_parties.get(route.third_party)
@@ -220,7 +220,7 @@ class Config(Model):
                 yield f"routes.{name}.third_party: there is no third party '{route.third_party}' with a base_url"
             if route.entity is not None and route.entity not in self.entities:
                 yield f"routes.{name}.entity: there is no entity '{route.entity}'"
-            if (first := shapes.setdefault(route.shape(), name)) != name:
+            if (first := shapes.setdefault(route.format_shape(), name)) != name:
                 yield f"routes.{name}.path: the route {first} has the same"
             mirrored = [
                 entity for entity, settings in self.entities.items() if settings.third_party.system == route.third_party
@@ -232,7 +232,7 @@ class Config(Model):
                     "allow_writes: true where this writes something else"
                 )
 
-    def _timeouts(self) -> Iterator[str]:
+    def _find_timeout_problems(self) -> Iterator[str]:
         for name, system in self.third_parties.items():
             timeout, lease = system.timeout, self.limits.lease
             if timeout * 2 >= lease:
@@ -248,7 +248,7 @@ class Config(Model):
         """The entities that a source system is a part of."""
         return [name for name, entity in self.entities.items() if source in entity.parts]
 
-    def told_of(self, entity: str) -> dict[str, tuple[str, ...]]:
+    def receivers_by_kind(self, entity: str) -> dict[str, tuple[str, ...]]:
         """By kind of outcome, the receivers that want to know of an entity's."""
         told: dict[str, tuple[str, ...]] = {}
         for name, receiver in self.outcomes.items():
@@ -256,6 +256,6 @@ class Config(Model):
                 told[kind] = (*told.get(kind, ()), name)
         return told
 
-    def retry_of(self, entity: str) -> Retry:
+    def retry_of(self, entity: str) -> RetrySettings:
         """The retry rule of an entity: its own, or the common one."""
         return self.entities[entity].retry or self.retry

@@ -5,19 +5,19 @@ Not here: parts (``sources.py``) and targets (``targets.py``) themselves.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sync_orchestrator.config.sources import Part
-from sync_orchestrator.config.targets import Target
+from sync_orchestrator.config.sources import PartSettings
+from sync_orchestrator.config.targets import TargetSettings
 from sync_orchestrator.config.types import Expression, Model, Name, Seconds
 
 Repair = Literal["auto", "ask", "off"]
 """What is done about drift and lost notifications that were found."""
 
 
-class Retry(Model):
+class RetrySettings(Model):
     """1 + ``retries`` attempts; waits of ``first_wait``, doubling up to ``max_wait``, with jitter."""
 
     retries: int = Field(default=3, ge=0, le=100)
@@ -32,7 +32,7 @@ class Retry(Model):
     """A wait is lengthened by at most this share of itself."""
 
 
-class Deletions(Model):
+class DeletionSettings(Model):
     """How many records may be deleted within ``window`` without a delete event: min(max, max(min, share * group)).
 
     More are held back until an operator allows them: by ``--allow-deletions`` of a full sync or a repair.
@@ -49,7 +49,7 @@ class Deletions(Model):
     window: Seconds = 86_400
     """The time over which deletions are added up."""
 
-    def cap(self, group_size: int) -> int:
+    def group_cap(self, group_size: int) -> int:
         """The cap for a business group of this many records."""
         return min(self.max, max(self.min, int(self.share * group_size)))
 
@@ -58,7 +58,7 @@ class Deletions(Model):
         return min(self.entity_max, max(self.min, int(self.share * entity_size)))
 
 
-class Validation(Model):
+class ValidationSettings(Model):
     """How it is checked that the third party holds what it should, and what is done where it does not."""
 
     every: Seconds = 900
@@ -71,10 +71,10 @@ class Validation(Model):
     """``auto``: drift is repaired. ``ask``: it is told of, and a person starts the repair. ``off``: it is told of."""
     unmanaged: Literal["report", "delete"] = "report"
     """What is done about records there that we never put there."""
-    deletions: Deletions = Deletions()
+    deletions: DeletionSettings = DeletionSettings()
 
 
-class SourceCheck(Model):
+class SourceCheckSettings(Model):
     """How it is checked that the archive has what the sources have: notifications get lost."""
 
     every: Seconds | None = 86_400
@@ -95,16 +95,16 @@ Owner = Annotated[str, Field(pattern=r"^(team:\S.*|[^@\s]+@[^@\s.]+(\.[^@\s.]+)+
 """Who looks after an entity: an email address, or ``team:`` and a name."""
 
 
-class Entity(Model):
+class EntitySettings(Model):
     """A kind of record, the source systems that make it up, and its shape at the third party."""
 
     owner: Name
     """The part whose source decides whether the record exists and which group it is in."""
-    parts: dict[Name, Part] = Field(min_length=1)
+    parts: dict[Name, PartSettings] = Field(min_length=1)
     """What each source system says of a record, by the source system's name."""
     mapping: dict[str, Expression] = Field(min_length=1)
     """Third-party field: JMESPath over ``{key, group, <part>: {...}, ...}``."""
-    third_party: Target
+    third_party: TargetSettings
     """Where and how its records are kept there."""
     on_missing: Literal["wait", "fetch", "upsert"] = "wait"
     """What becomes of an update whose record is not here yet: it waits for the record, the record is read from its
@@ -114,18 +114,18 @@ class Entity(Model):
     absent_after: Seconds = 900
     """For how long a source may lack, or show older, what a notification announces: replicas lag. The notification
     waits and spends no attempts; after this time an operator is alerted. It never becomes a deletion by itself."""
-    retry: Retry | None = None
+    retry: RetrySettings | None = None
     """In place of the common rule."""
-    validation: Validation = Validation()
-    samples: list[dict[str, Any]] = []
+    validation: ValidationSettings = ValidationSettings()
+    samples: list[dict[str, object]] = []
     """Records as the mapping makes them, which the command ``conformance`` makes its own of; it reads one from the
     sources unless told. Two let it change more than one field."""
-    source_check: SourceCheck = SourceCheck()
+    source_check: SourceCheckSettings = SourceCheckSettings()
     owners: list[Owner] = []
     """The people who look after it, which the Dagster UI shows: email addresses, or ``team:`` and a name."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Entity:
+    def _check_consistency(self) -> EntitySettings:
         owner = self.parts.get(self.owner)
         if owner is None:
             raise ValueError(f"owner '{self.owner}' is none of the parts: {', '.join(self.parts)}")

@@ -25,7 +25,7 @@ class FromEnvironment(str):
     template: str
 
     @classmethod
-    def of(cls, text: str) -> Self:
+    def from_text(cls, text: str) -> Self:
         """Fills in what the environment has, or else the defaults; what has neither is left as it is.
 
         What the environment has counts as a secret in all texts of this process from here on.
@@ -38,7 +38,7 @@ class FromEnvironment(str):
         return made
 
 
-def as_template(value: Any) -> Any:
+def as_template(value: object) -> Any:
     """Returns what a template is made of.
 
     A value of the environment is in it by name, so it is never read as a template itself, nor shown in an error.
@@ -52,21 +52,21 @@ def as_template(value: Any) -> Any:
     return value
 
 
-def filled_in(value: Any) -> Any:
+def filled_in(value: object) -> object:
     """A document with the environment's values in its texts."""
     if isinstance(value, dict):
         return {name: filled_in(part) for name, part in value.items()}
     if isinstance(value, list):
         return [filled_in(part) for part in value]
-    return FromEnvironment.of(value) if isinstance(value, str) and NAMED.search(value) else value
+    return FromEnvironment.from_text(value) if isinstance(value, str) and NAMED.search(value) else value
 
 
-def unset(value: Any, place: Place = ()) -> list[tuple[Place, str]]:
+def find_unset_variables(value: object, place: Place = ()) -> list[tuple[Place, str]]:
     """Where a document asks for what the environment does not have, and the variable's name."""
     if isinstance(value, dict):
-        return [found for name, part in value.items() for found in unset(part, (*place, name))]
+        return [found for name, part in value.items() for found in find_unset_variables(part, (*place, name))]
     if isinstance(value, list):
-        return [found for number, part in enumerate(value) for found in unset(part, (*place, number))]
+        return [found for number, part in enumerate(value) for found in find_unset_variables(part, (*place, number))]
     if not isinstance(value, str):
         return []
     return [(place, match[1]) for match in NAMED.finditer(value) if match[1] not in os.environ and match[2] is None]

@@ -7,14 +7,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sync_orchestrator.config.call_checks import check_names
-from sync_orchestrator.config.calls import Outcome, Request, check_remake
+from sync_orchestrator.config.calls import OutcomeRule, RequestSettings, check_remake
 from sync_orchestrator.config.types import Expression, Model, Seconds, Template
 from sync_orchestrator.expressions.templates import names_in
 
 _OVER_HTTP = {"headers", "auth", "outcomes", "throttle", "next_origins"}
 
 
-class Basic(Model):
+class BasicAuthSettings(Model):
     """HTTP Basic."""
 
     kind: Literal["basic"]
@@ -24,7 +24,7 @@ class Basic(Model):
     """Of that user."""
 
 
-class Bearer(Model):
+class BearerAuthSettings(Model):
     """A token that does not change, after the word ``Bearer``. Any other fixed header goes into ``headers``."""
 
     kind: Literal["bearer"]
@@ -32,7 +32,7 @@ class Bearer(Model):
     """The token alone, without the word."""
 
 
-class Login(Model):
+class LoginSettings(Model):
     """A call that gives a token, made again when the token is refused or too old; all machines share what it gave.
 
     Names in ``request``: ``token`` and ``refresh`` (what the last login gave; empty at first). Names in ``headers``:
@@ -42,13 +42,13 @@ class Login(Model):
     kind: Literal["login"]
     base_url: str | None = Field(default=None, pattern=r"^https?://")
     """Where the login is, if elsewhere than the system; the system's ``headers`` are sent there, too."""
-    request: Request = Field(repr=False)
+    request: RequestSettings = Field(repr=False)
     """The call that gives the token."""
     token: Expression = "body.token"
     """Over ``{status, body, text, headers}``."""
     refresh: Expression | None = None
     """Where the token for the next login stands, if that one rotates; kept in the database, for all machines."""
-    refresh_request: Request | None = Field(default=None, repr=False)
+    refresh_request: RequestSettings | None = Field(default=None, repr=False)
     """The call that is made with ``{{ refresh }}`` while there is one; ``request`` if it is refused."""
     values: dict[str, Expression] = {}
     """More of the answer that headers are composed of."""
@@ -58,7 +58,7 @@ class Login(Model):
     """What proves with each call that we are logged in."""
 
     @model_validator(mode="after")
-    def _names(self) -> Self:
+    def _check_template_names(self) -> Self:
         last = {"token", "refresh"}
         check_names(
             {"request": self.request, "refresh_request": self.refresh_request},
@@ -71,10 +71,10 @@ class Login(Model):
         return self
 
 
-Auth = Annotated[Basic | Bearer | Login, Field(discriminator="kind")]
+Auth = Annotated[BasicAuthSettings | BearerAuthSettings | LoginSettings, Field(discriminator="kind")]
 
 
-class Throttle(Model):
+class ThrottleSettings(Model):
     """Where an answer says how long to wait, beside ``Retry-After`` and the ``RateLimit`` headers, which are known.
 
     More than an hour counts as an hour.
@@ -90,7 +90,7 @@ class Throttle(Model):
     refused call confirms them; a header that good answers contradict is ignored until a call is refused."""
 
 
-class Http(Model):
+class HttpSettings(Model):
     """How a system is reached over HTTP."""
 
     base_url: str = Field(pattern=r"^https?://")
@@ -105,9 +105,9 @@ class Http(Model):
     """The largest response that is read, after it is unpacked; the call fails with a larger one."""
     concurrency: int = Field(default=32, ge=1, le=1000)
     """Calls under way at once, in one process. Of a third party that does not answer that many in time, fewer."""
-    outcomes: list[Outcome] = []
+    outcomes: list[OutcomeRule] = []
     """What its answers mean where their status does not say it plainly."""
-    throttle: Throttle = Throttle()
+    throttle: ThrottleSettings = ThrottleSettings()
     """Where its answers say how long to wait."""
     next_origins: dict[Annotated[str, Field(pattern=r"^https?://[^/?#]+$")], Literal["rewrite", "follow"]] = {}
     """Other origins that a next page's address may have, such as ``http://api.example.com`` behind a proxy that ends
@@ -120,7 +120,7 @@ class Http(Model):
         return self
 
 
-def check_address(system: Http) -> None:
+def check_address(system: HttpSettings) -> None:
     """Refuses what belongs to calls over HTTP where there is no address for them. Raises ValueError."""
     if not system.base_url and (unused := sorted(system.model_fields_set & _OVER_HTTP)):
         raise ValueError(f"'{unused[0]}' is for calls over HTTP: say 'base_url', too, or leave it out")

@@ -15,7 +15,7 @@ from sync_orchestrator.config.types import Expression, Model, Name, WebhookSecre
 _EXPRESSIONS = ("when", "id", "entity", "key", "group", "action", "version", "data")
 
 
-class OwnEvents(Model):
+class CustomEventSettings(Model):
     """Where each value is in the events of a source's custom format.
 
     Each place is a JMESPath expression on ``{body, headers}``: the event, and the headers that came with it, their
@@ -46,7 +46,7 @@ class OwnEvents(Model):
     data: Expression | None = None
     """The whole part. Without it, or where it is null, the part is read from its source."""
 
-    def unsigned(self) -> list[str]:
+    def list_unsigned_fields(self) -> list[str]:
         """The fields whose expressions look at headers that a signature does not cover."""
         return [
             name
@@ -55,10 +55,10 @@ class OwnEvents(Model):
         ]
 
 
-class Notifying(Model):
+class SourceSettings(Model):
     """What every kind of source system may say of its change events."""
 
-    events: OwnEvents | None = None
+    events: CustomEventSettings | None = None
     """Its events have this shape of their own; without it they are CloudEvents."""
     webhook_secrets: list[WebhookSecret] = Field(default=[], repr=False, max_length=10)
     """Secrets by which its requests are signed (Standard Webhooks 1.0), in place of an API key: base64, padded or not,

@@ -16,14 +16,14 @@ def line_of(node: yaml.Node, place: Place) -> int:
     """The line of a place; of what is missing, that of the nearest thing around it."""
     line: int = node.start_mark.line + 1
     for step in place:
-        found = child(node, step)
+        found = find_child(node, step)
         if found is None:
             break
         line, node = found
     return line
 
 
-def child(node: yaml.Node, step: str | int) -> tuple[int, yaml.Node] | None:
+def find_child(node: yaml.Node, step: str | int) -> tuple[int, yaml.Node] | None:
     """The line of one step further in, and what stands there; None where nothing does."""
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and 0 <= step < len(node.value):
         item: yaml.Node = node.value[step]
@@ -36,23 +36,23 @@ def child(node: yaml.Node, step: str | int) -> tuple[int, yaml.Node] | None:
             return name.start_mark.line + 1, value
         if name.tag == "tag:yaml.org,2002:merge":
             merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
-    return next((found for each in merged if (found := child(each, step)) is not None), None)
+    return next((found for each in merged if (found := find_child(each, step)) is not None), None)
 
 
-def scalars(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, str, int]]:
+def walk_scalars(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, str, int]]:
     """Each plain text in a document, names included, with its place and line."""
     if isinstance(node, yaml.ScalarNode):
         if node.style is None:
             yield place, node.value, node.start_mark.line + 1
     elif isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
-            yield from scalars(item, (*place, number))
+            yield from walk_scalars(item, (*place, number))
     elif isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             if isinstance(name, yaml.ScalarNode):
                 further = (*place, name.value)
-                yield from scalars(name, further)
-                yield from scalars(value, further)
+                yield from walk_scalars(name, further)
+                yield from walk_scalars(value, further)
 
 
 def written_twice(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int, int]]:

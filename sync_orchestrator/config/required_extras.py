@@ -14,12 +14,12 @@ from sync_orchestrator.extras import describe_missing, is_installed
 
 def find_missing_extras(config: Config) -> Iterator[tuple[Place, str]]:
     """Yields each place of a configuration that needs an extra which is not installed, with what to do about it."""
-    for place, extra in _needed(config):
+    for place, extra in _list_needed_extras(config):
         if not is_installed(extra):
             yield place, describe_missing(extra)
 
 
-def _needed(config: Config) -> Iterator[tuple[Place, str]]:
+def _list_needed_extras(config: Config) -> Iterator[tuple[Place, str]]:
     for number in range(len(config.alerts.urls)):
         yield ("alerts", "urls", number), "alerts"
     for name, consumer in config.consumers.items():

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sync_orchestrator.config.call_checks import check_names
-from sync_orchestrator.config.calls import Request
+from sync_orchestrator.config.calls import RequestSettings
 from sync_orchestrator.config.types import Expression, Model, Name, Seconds, Template
 from sync_orchestrator.expressions.templates import names_in
 
@@ -114,7 +114,7 @@ def normalize_header_name(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-class RouteError(Model):
+class RouteErrorRule(Model):
     """An answer that is no success, as callers shall see it: problem details with a constant text."""
 
     when: Expression
@@ -127,7 +127,7 @@ class RouteError(Model):
     """For programs: the member ``code`` of the problem details."""
 
 
-class ReadFrom(Model):
+class ArchiveReadSettings(Model):
     """An archived record in place of the third party's answer, marked by the header ``X-Served-From: archive``."""
 
     archive: Literal["down", "always"] = "down"
@@ -138,7 +138,7 @@ class ReadFrom(Model):
     """What callers get: over ``{payload, key, group, revision}``, the payload being what the mapping makes."""
 
 
-class Legacy(Model):
+class LegacySettings(Model):
     """Where traffic goes that does not go to the third party yet: passed through as it is."""
 
     base_url: str = Field(pattern=r"^https?://")
@@ -173,7 +173,7 @@ class Legacy(Model):
         return self
 
 
-class Rollout(Model):
+class RolloutSettings(Model):
     """How traffic moves from ``legacy`` to the third party, and when it falls back by itself."""
 
     by_header: HeaderName | None = None
@@ -194,13 +194,13 @@ class Rollout(Model):
     """The same for answers that differ from those of ``legacy``."""
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _check_header_or_part(self) -> Self:
         if (self.by_header is None) == (self.by_part is None):
             raise ValueError("say 'by_header' or 'by_part', one of them")
         return self
 
 
-class Route(Model):
+class RouteSettings(Model):
     """A friendlier call in front of one of a third party.
 
     Names in ``call``: the parts of ``path``, ``query`` and ``headers`` (objects of what is named there; null where the
@@ -219,13 +219,13 @@ class Route(Model):
     """Whether it may be repeated, since it changes nothing; a ``GET`` is one that may."""
     third_party: Name
     """Who is called, by its name under ``third_parties``."""
-    call: Request
+    call: RequestSettings
     """The call. Where it has no body the caller's own is sent, but for a read."""
     answer: Expression = "body"
     """What callers get: over ``{status, body, text, headers}``, such as ``{sku: body.code}``."""
     status: int | None = Field(default=None, ge=200, le=299)
     """Its status; that of the third party unless told."""
-    errors: list[RouteError] = []
+    errors: list[RouteErrorRule] = []
     """What answers become that are no success; the first that fits. What fits none is told by its meaning."""
     timeout: Seconds = Field(default=10, gt=0)
     """The deadline of a call with all that belongs to it, such as its second attempt."""
@@ -235,13 +235,13 @@ class Route(Model):
     """The largest answer, of the third party and of ``legacy``."""
     entity: Name | None = None
     """The entity that it shows; its validation decides whether more traffic may go here."""
-    read_from: ReadFrom | None = None
+    read_from: ArchiveReadSettings | None = None
     """Where the answer may come from in place of the third party."""
     allow_writes: bool = False
     """It may write at a third party that holds mirrored entities. What it writes to these is drift."""
-    legacy: Legacy | None = None
+    legacy: LegacySettings | None = None
     """Where the traffic went before."""
-    rollout: Rollout | None = None
+    rollout: RolloutSettings | None = None
     """How it moves; needed with ``legacy``."""
 
     @property
@@ -260,17 +260,17 @@ class Route(Model):
         by_header = [self.rollout.by_header] if self.rollout is not None and self.rollout.by_header else []
         return SINGLE_HEADERS | {name.lower() for name in [*self.headers, *by_header]}
 
-    def parts(self) -> list[str]:
+    def list_path_parts(self) -> list[str]:
         """The names in its path."""
         return _PART.findall(self.path)
 
-    def shape(self) -> str:
+    def format_shape(self) -> str:
         """Method and path, whatever its parts are called."""
         return f"{self.method} {_PART.sub('{}', self.path)}"
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        parts = self.parts()
+    def _check_consistency(self) -> Self:
+        parts = self.list_path_parts()
         if len(parts) != len(set(parts)) or _OF_EVERY_CALL & set(parts):
             raise ValueError("path: each part needs a name of its own, other than query, headers and body")
         if {".", ".."} & set(self.path.split("/")):

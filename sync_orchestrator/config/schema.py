@@ -25,13 +25,13 @@ _CONSTRAINTS = (
 )
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, object]:
     """The schema, ready to be published."""
     return Config.model_json_schema(schema_generator=_ForEditors)
 
 
 class _ForEditors(GenerateJsonSchema):
-    def generate(self, schema: CoreSchema, mode: JsonSchemaMode = "validation") -> dict[str, Any]:
+    def generate(self, schema: CoreSchema, mode: JsonSchemaMode = "validation") -> dict[str, object]:
         made = super().generate(schema, mode)
         named: dict[str, Any] = _with_environment(made)
         named["$defs"]["FromEnvironment"] = {
@@ -40,11 +40,11 @@ class _ForEditors(GenerateJsonSchema):
         }
         return {"$schema": self.schema_dialect, **named}
 
-    def field_title_should_be_set(self, schema: Any) -> bool:
+    def field_title_should_be_set(self, schema: object) -> bool:
         return False  # they would only repeat the names
 
 
-def _with_environment(node: Any) -> Any:
+def _with_environment(node: object) -> Any:
     """The same, with the environment allowed wherever a plain text would not do."""
     if isinstance(node, list):
         return [_with_environment(item) for item in node]

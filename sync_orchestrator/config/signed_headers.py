@@ -18,10 +18,10 @@ _ON_EACH = ("projection", "value_projection", "filter_projection", "flatten", "i
 def reads_unsigned(expression: str) -> bool:
     """Whether an expression can see a header that no signature covers: by its name, or by all that there is."""
     parsed: Any = jmespath.compile(expression).parsed
-    return _sees(parsed, at_top=True)
+    return _node_reads_headers(parsed, at_top=True)
 
 
-def _sees(node: dict[str, Any], *, at_top: bool) -> bool:
+def _node_reads_headers(node: dict[str, Any], *, at_top: bool) -> bool:
     """Whether a node of the syntax tree does; ``at_top``: it looks at the whole, and not at a piece of it."""
     if not at_top:
         return False
@@ -34,11 +34,11 @@ def _sees(node: dict[str, Any], *, at_top: bool) -> bool:
         return False
     if kind in ("subexpression", "pipe") and children[0]["type"] == "current":
         rest = children[1:]
-        return _sees(rest[0] if len(rest) == 1 else {**node, "children": rest}, at_top=True)
+        return _node_reads_headers(rest[0] if len(rest) == 1 else {**node, "children": rest}, at_top=True)
     if kind in ("subexpression", "pipe") and children[0] == {"type": "field", "children": [], "value": "headers"}:
         return children[1]["type"] != "field" or children[1]["value"] not in SIGNED_HEADERS
     if kind == "value_projection" and children[0]["type"] == "identity":
         return True
     if kind in (*_ON_EACH, "pipe"):
-        return _sees(children[0], at_top=True)
-    return any(_sees(child, at_top=True) for child in children)
+        return _node_reads_headers(children[0], at_top=True)
+    return any(_node_reads_headers(child, at_top=True) for child in children)

@@ -13,9 +13,9 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from sync_orchestrator.config.call_checks import check_names
-from sync_orchestrator.config.calls import Count, FilterCheck, Get, Listing
-from sync_orchestrator.config.http_access import Http, check_address
-from sync_orchestrator.config.intake import Notifying
+from sync_orchestrator.config.calls import CountCallSettings, FilterCheckSettings, ListCallSettings, ReadCallSettings
+from sync_orchestrator.config.http_access import HttpSettings, check_address
+from sync_orchestrator.config.intake import SourceSettings
 from sync_orchestrator.config.types import ClassName, Expression, Model, Seconds, Template
 from sync_orchestrator.expressions.templates import names_in
 
@@ -23,7 +23,7 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CALLS = ("read", "read_many", "keys", "count", "groups", "changes")
 
 
-def _zone(value: str) -> str:
+def _check_zone(value: str) -> str:
     try:
         ZoneInfo(value)
     except (KeyError, ValueError, OSError):  # by what is wrong with the name
@@ -31,17 +31,17 @@ def _zone(value: str) -> str:
     return value
 
 
-Zone = Annotated[str, AfterValidator(_zone)]
+Zone = Annotated[str, AfterValidator(_check_zone)]
 """A time zone by its name, such as ``Europe/Berlin``."""
 
 
-class RestSystem(Notifying, Http):
+class RestSourceSettings(SourceSettings, HttpSettings):
     """A source system behind an HTTP API."""
 
     kind: Literal["rest"] = "rest"
 
 
-class SqlSystem(Notifying):
+class SqlSourceSettings(SourceSettings):
     """A source system's own database, read and never written."""
 
     kind: Literal["sql"]
@@ -53,7 +53,7 @@ class SqlSystem(Notifying):
     """How long one statement may take."""
 
 
-class FilesSystem(Notifying):
+class FileSourceSettings(SourceSettings):
     """Files that a source system leaves: CSV, JSON Lines, Parquet. For first loads."""
 
     kind: Literal["files"]
@@ -61,13 +61,13 @@ class FilesSystem(Notifying):
     """Where they are."""
 
 
-class ClassSystem(Notifying, Http):
+class ClassSourceSettings(SourceSettings, HttpSettings):
     """A source system behind a Python class of yours; with ``base_url`` it is given an HTTP client, too."""
 
     kind: Literal["class"] = "class"
     adapter: ClassName
     """``module:Class``, a subclass of ``adapters.base.SourceAdapter``."""
-    settings: dict[str, Any] = Field(default={}, repr=False)
+    settings: dict[str, object] = Field(default={}, repr=False)
     """What it is given."""
     base_url: str = Field(default="", pattern=r"^https?://", validate_default=False)
     """The address that all paths stand below, where it calls an API over HTTP."""
@@ -75,28 +75,28 @@ class ClassSystem(Notifying, Http):
     """The deadline of one call; the class is given up where a method, or a page, takes twice as long."""
 
     @model_validator(mode="after")
-    def _reachable(self) -> ClassSystem:
+    def _check_reachability(self) -> ClassSourceSettings:
         check_address(self)
         return self
 
 
-def _kind(value: Any) -> str:
+def _find_source_kind(value: object) -> str:
     if not isinstance(value, dict):
         return str(getattr(value, "kind", "rest"))
     return str(value.get("kind", "class" if "adapter" in value else "rest"))
 
 
 Source = Annotated[
-    Annotated[RestSystem, Tag("rest")]
-    | Annotated[SqlSystem, Tag("sql")]
-    | Annotated[FilesSystem, Tag("files")]
-    | Annotated[ClassSystem, Tag("class")],
-    Discriminator(_kind),
+    Annotated[RestSourceSettings, Tag("rest")]
+    | Annotated[SqlSourceSettings, Tag("sql")]
+    | Annotated[FileSourceSettings, Tag("files")]
+    | Annotated[ClassSourceSettings, Tag("class")],
+    Discriminator(_find_source_kind),
 ]
 """A source system, by its ``kind``."""
 
 
-class Version(Model):
+class VersionSettings(Model):
     """Where a part's version stands: a modification time, or any growing whole number."""
 
     path: Expression
@@ -104,7 +104,7 @@ class Version(Model):
     kind: Literal["time", "number"] = "time"
 
 
-class Sql(Model):
+class SqlPartSettings(Model):
     """A part in a table, or in what a query gives. Its ``key``, ``group`` and ``version.path`` are column names."""
 
     table: str | None = None
@@ -115,13 +115,13 @@ class Sql(Model):
     """So many rows are read at once."""
 
     @model_validator(mode="after")
-    def _one(self) -> Sql:
+    def _check_table_or_query(self) -> SqlPartSettings:
         if (self.table is None) == (self.query is None):
             raise ValueError("say 'table' or 'query', one of them")
         return self
 
 
-class Files(Model):
+class FilePartSettings(Model):
     """A part in files below the system's folder."""
 
     glob: Template
@@ -136,7 +136,7 @@ class Files(Model):
     """So many rows are read at once."""
 
     @model_validator(mode="after")
-    def _usable(self) -> Files:
+    def _check_glob_and_encoding(self) -> FilePartSettings:
         if not names_in(self.glob) <= {"group"}:
             raise ValueError("glob: only 'group' is known here")
         try:
@@ -146,14 +146,14 @@ class Files(Model):
         return self
 
 
-class Part(Model):
+class PartSettings(Model):
     """What one source system says of a record, and how it is asked."""
 
     required: bool = True
     """The record is pushed only once this part is here (the owner's is always required)."""
     key: Expression
     """Where the record's key stands in an item of this source."""
-    version: Version
+    version: VersionSettings
     """An older version never overwrites a newer one."""
     zone: Zone = "UTC"
     """The zone of times that name none, such as ``Europe/Berlin``."""
@@ -166,23 +166,23 @@ class Part(Model):
     """What it means that a field that the mapping reads is absent, which is not the same as null. ``refuse``: a table,
     query or file without such a column fails, and a record that had a value before cannot be used. ``null``: the field
     counts as null, for sources that leave out fields without a value."""
-    list: Listing | None = None
+    list: ListCallSettings | None = None
     """All of a business group, page by page. Names: ``group``."""
-    read: Get | None = None
+    read: ReadCallSettings | None = None
     """One record. Names: ``key``."""
-    read_many: Listing | None = None
+    read_many: ListCallSettings | None = None
     """Records by key. Names: ``keys``, a list: ``{{ keys | join(',') }}``."""
     read_many_size: int = Field(default=100, ge=1)
     """So many keys in one call."""
-    keys: Listing | None = None
+    keys: ListCallSettings | None = None
     """The keys and versions of a business group, where they can be listed for less than whole items; they stand where
     those of an item do. For ``source_check``. Names: ``group``."""
-    count: Count | None = None
+    count: CountCallSettings | None = None
     """How many records a business group has. Names: ``group``."""
-    groups: Get | None = None
+    groups: ReadCallSettings | None = None
     """The list of business groups, complete in one response. ``record`` has to find a list of names, texts or numbers:
     ``stores[].code`` for ``{"stores": [{"code": "A"}]}``."""
-    changes: Listing | None = None
+    changes: ListCallSettings | None = None
     """What changed since a version. Names: ``since_number`` (the version; for a time, microseconds since 1970), and for
     a time ``since`` (ISO 8601, UTC)."""
     poll_every: Seconds = 30
@@ -190,15 +190,15 @@ class Part(Model):
     overlap: Seconds = 60
     """How far before the newest change seen the next poll begins, for what is committed late; of versions that are
     numbers, so many."""
-    filter_check: FilterCheck = FilterCheck()
+    filter_check: FilterCheckSettings = FilterCheckSettings()
     """Of ``list`` where items do not tell their business group, of ``read_many`` where others come than asked for."""
-    sql: Sql | None = None
-    files: Files | None = None
-    settings: dict[str, Any] = Field(default={}, repr=False)
+    sql: SqlPartSettings | None = None
+    files: FilePartSettings | None = None
+    settings: dict[str, object] = Field(default={}, repr=False)
     """What the class of a source system is given for this part, beside the system's own."""
 
     @model_validator(mode="after")
-    def _names(self) -> Part:
+    def _check_template_names(self) -> PartSettings:
         check_names(
             {
                 "list": self.list,

@@ -5,36 +5,36 @@ Not here: what a source system says (``sources.py``), one call (``calls.py``).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from sync_orchestrator.config.bulk_calls import ITEM_NAMES, Bulk
+from sync_orchestrator.config.bulk_calls import ITEM_NAMES, BulkCallSettings
 from sync_orchestrator.config.call_checks import check_followers, check_names
 from sync_orchestrator.config.calls import (
-    Count,
-    Delete,
-    FilterCheck,
-    Get,
-    IdFrom,
-    Listing,
-    Outcome,
-    Reference,
-    Revision,
-    Write,
+    CountCallSettings,
+    DeleteCallSettings,
+    FilterCheckSettings,
+    IdHeaderSettings,
+    ListCallSettings,
+    OutcomeRule,
+    ReadCallSettings,
+    ReferenceSettings,
+    RevisionSettings,
+    WriteCallSettings,
     check_remake,
 )
-from sync_orchestrator.config.http_access import Http, check_address
+from sync_orchestrator.config.http_access import HttpSettings, check_address
 from sync_orchestrator.config.types import Body, ClassName, Expression, Model, Name, Pattern, Seconds, Template
 from sync_orchestrator.expressions.templates import names_in, place_of
 from sync_orchestrator.expressions.times import check_readable_format, zone_of
 
-Outcomes = list[Outcome]
+Outcomes = list[OutcomeRule]
 
 _OF_A_CLASS = {"system", "key_field", "settings"}
 
 
-class Breaker(Model):
+class BreakerSettings(Model):
     """When a third party counts as down, and how often it is tried again meanwhile."""
 
     failures: int = Field(default=10, ge=2)
@@ -46,7 +46,7 @@ class Breaker(Model):
     """The longest wait between two of these."""
 
 
-class ThirdPartySystem(Http):
+class ThirdPartySettings(HttpSettings):
     """The external service that is kept in sync."""
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["base_url"]}, {"required": ["adapter"]}]})
@@ -56,7 +56,7 @@ class ThirdPartySystem(Http):
     adapter: ClassName | None = None
     """``module:Class`` of your own, a subclass of ``adapters.base.ThirdPartyAdapter``, for what cannot be told here. It
     is given up where a method, or a page, takes twice ``timeout``."""
-    settings: dict[str, Any] = Field(default={}, repr=False)
+    settings: dict[str, object] = Field(default={}, repr=False)
     """What that class is given."""
     rate: float | None = Field(default=None, gt=0)
     """Calls a second over all runs on all machines; None for no limit. Where calls are refused with 429 all the same,
@@ -65,15 +65,15 @@ class ThirdPartySystem(Http):
     """How long after we gave up a call may still take effect there; ``timeout`` unless told."""
     search_lag: Seconds = 1
     """How long after a create a search finds the record."""
-    breaker: Breaker = Breaker()
+    breaker: BreakerSettings = BreakerSettings()
     """When it counts as down."""
-    account: Get | None = None
+    account: ReadCallSettings | None = None
     """Asks which account our login belongs to, such as ``{path: /me, record: id}``. Ids belong to the account that gave
     them: when another one responds, pushes stop until an operator runs ``adopt``. It is asked before the first push of
     each drain. A class with ``adapter`` implements the method ``account`` instead."""
 
     @model_validator(mode="after")
-    def _reachable(self) -> ThirdPartySystem:
+    def _check_reachability(self) -> ThirdPartySettings:
         if self.account is not None and self.adapter is not None:
             raise ValueError("'account' is for third parties without a class: implement its method 'account' instead")
         check_names({"account": self.account}, {"account": set()})
@@ -90,21 +90,21 @@ class ThirdPartySystem(Http):
         return self.timeout if self.in_flight_window is None else self.in_flight_window
 
 
-class RoundTo(Model):
+class RoundNormalization(Model):
     """Numbers are rounded, halves away from zero."""
 
     round: int = Field(ge=0, le=12)
     """How many digits are kept behind the point."""
 
 
-class CutTo(Model):
+class CutNormalization(Model):
     """Texts are cut off."""
 
     cut: int = Field(ge=1)
     """How many characters are kept."""
 
 
-class Function(Model):
+class FunctionNormalization(Model):
     """A function is applied."""
 
     apply: Expression
@@ -127,13 +127,13 @@ Normalization = (
         "sort_list",
         "unique",
     ]
-    | RoundTo
-    | CutTo
-    | Function
+    | RoundNormalization
+    | CutNormalization
+    | FunctionNormalization
 )
 
 
-class Codec(Model):
+class CodecSettings(Model):
     """How a mapped field is written and read where that is not plain."""
 
     kind: Literal["plain", "text", "number", "decimal_text", "minor_units", "bool_number", "time"] = "plain"
@@ -165,7 +165,7 @@ class Codec(Model):
     expression. A value that a step does not fit stays as it is. What is sent does not change."""
 
     @model_validator(mode="after")
-    def _is_a_time(self) -> Codec:
+    def _is_a_time(self) -> CodecSettings:
         if self.kind == "time":
             check_readable_format(self.format)
             zone_of(self.zone)
@@ -174,14 +174,14 @@ class Codec(Model):
         return self
 
     @model_validator(mode="after")
-    def _can_be_read(self) -> Codec:
+    def _can_be_read(self) -> CodecSettings:
         named = "value" in names_in(self.write)
         if named and self.read is None and place_of(self.write, "value") is None:
             raise ValueError("say with 'read' where it stands: 'write' has no '{{ value }}' by itself")
         return self
 
 
-class Idempotency(Model):
+class IdempotencySettings(Model):
     """A key with which a repeated create is carried out once."""
 
     header: str | None = "Idempotency-Key"
@@ -192,12 +192,12 @@ class Idempotency(Model):
     not repeated, but looked up. ``{{ idempotency_key | uuid }}`` where a UUID is asked for."""
 
 
-class Target(Model):
+class TargetSettings(Model):
     """Where and how an entity's records are kept at the third party."""
 
     system: Name
     """The third party, by its name under ``third_parties``."""
-    settings: dict[str, Any] = Field(default={}, repr=False)
+    settings: dict[str, object] = Field(default={}, repr=False)
     """What the class of a third party is given for this entity, beside the system's own. All but ``key_field`` stands
     in the class then."""
 
@@ -209,7 +209,7 @@ class Target(Model):
     """The keys that can be written there; others are refused before any call."""
     id: Expression = "id"
     """Where the third party's id stands in one of its records."""
-    id_from: IdFrom | None = None
+    id_from: IdHeaderSettings | None = None
     """Where a create's answer says it otherwise. If it does not say it at all, the record is looked up."""
     group: Expression | None = None
     """Where the business group stands in one of its records."""
@@ -217,7 +217,7 @@ class Target(Model):
     """True for a record that it still shows though it is deleted or deactivated. Such a one counts as not there; if it
     keeps its key taken, a create that is refused as a duplicate becomes an update of it, which has to revive it.
     ``count`` has to leave them out by itself."""
-    fields: dict[str, Codec] = {}
+    fields: dict[str, CodecSettings] = {}
     """How mapped fields are written and read, where that is not plain."""
     record: Expression = "@"
     """Where the record stands in the answer to a create or an update."""
@@ -233,46 +233,46 @@ class Target(Model):
     there, the id was given again: that record is left alone, and ours is searched by its key. ``auto``: unless the id
     is a random one (a UUID, an ObjectId, a ULID). ``never`` saves one ``read`` for each such write; choose it only if
     an id is never given again, not even after a restore from a backup."""
-    create: Write | None = None
+    create: WriteCallSettings | None = None
     """Makes a record."""
-    update: Write | None = None
+    update: WriteCallSettings | None = None
     """Overwrites a record; with our ids and ``upsert: update`` it makes one, too."""
-    delete: Delete | None = None
+    delete: DeleteCallSettings | None = None
     """Removes a record."""
-    bulk_create: Bulk | None = None
+    bulk_create: BulkCallSettings | None = None
     """Makes many records in one call."""
-    bulk_update: Bulk | None = None
+    bulk_update: BulkCallSettings | None = None
     """Overwrites many records in one call."""
-    bulk_delete: Bulk | None = None
+    bulk_delete: BulkCallSettings | None = None
     """Removes many records in one call."""
-    read: Get | None = None
+    read: ReadCallSettings | None = None
     """One record by its id. Names: ``key``, ``id``, ``group``, the references."""
-    also: dict[Name, Get] = {}
+    also: dict[Name, ReadCallSettings] = {}
     """More calls that a record is read by; what each finds is put into the record under its name, null where there is
     nothing. They are made for each record of a listing, too. Names: as of ``read``."""
-    lookup: Listing | None = None
+    lookup: ListCallSettings | None = None
     """Every record with a key. Names: ``key``, ``group``."""
-    list: Listing | None = None
+    list: ListCallSettings | None = None
     """Everything in a business group. Names: ``group``."""
     list_shows: Literal["records", "ids"] = "records"
     """``ids``: the listing lacks fields, so each record is read by its id. An item needs the place of the id, or that
     of ``key_field`` where ids are ours; of plain ids, ``items: "ids[].{id: @}"`` makes such."""
-    count: Count | None = None
+    count: CountCallSettings | None = None
     """How many records a business group has; without it they are listed."""
-    filter_check: FilterCheck = FilterCheck()
+    filter_check: FilterCheckSettings = FilterCheckSettings()
     """How it is proven that filters are obeyed."""
 
-    revision: Revision | None = None
+    revision: RevisionSettings | None = None
     """What is to be sent with a write, so that nobody else's is overwritten unseen."""
-    references: dict[Name, Reference] = {}
+    references: dict[Name, ReferenceSettings] = {}
     """What calls refer to, looked up before them; each is a name in their templates."""
-    idempotency: Idempotency | None = None
+    idempotency: IdempotencySettings | None = None
     """A key by which a repeated create is known, where the third party gives the ids."""
     outcomes: Outcomes = []
     """Looked at after those of a call and before those of the system."""
 
     @model_validator(mode="after")
-    def _complete(self) -> Target:
+    def _check_completeness(self) -> TargetSettings:
         if self.create and self.create.then and not (self.update and self.update.then):
             raise ValueError(
                 "'create.then' needs 'update.then': where such a call fails after its create, the next "
@@ -286,7 +286,7 @@ class Target(Model):
         check_remake("create.outcomes", self.create.outcomes if self.create else ())
         return self
 
-    def check_kind(self, system: ThirdPartySystem) -> None:
+    def check_kind(self, system: ThirdPartySettings) -> None:
         """Whether it says what a third party of this kind needs. Raises ValueError."""
         if system.adapter is None:
             self._check_needed()
@@ -308,13 +308,13 @@ class Target(Model):
             if self.upsert != "update":
                 raise ValueError(f"upsert '{self.upsert}' needs 'create'")
 
-    def bulks(self) -> dict[str, Bulk]:
+    def collect_bulk_calls(self) -> dict[str, BulkCallSettings]:
         """The calls of many records, by the name of their field."""
         names = ("bulk_create", "bulk_update", "bulk_delete")
         return {name: bulk for name in names if (bulk := getattr(self, name)) is not None}
 
     def _check_bulks(self) -> None:
-        for name, bulk in self.bulks().items():
+        for name, bulk in self.collect_bulk_calls().items():
             if bulk.request.then:
                 raise ValueError(
                     f"{name}.request.then: a call of many records has no linked calls: put them under "
@@ -323,7 +323,7 @@ class Target(Model):
             if name != "bulk_update":
                 check_remake(f"{name}.request.outcomes", bulk.request.outcomes)
                 check_remake(f"{name}.outcomes", bulk.outcomes)
-            if "group" in bulk.request.names() and not bulk.by_group:
+            if "group" in bulk.request.collect_template_names() and not bulk.by_group:
                 raise ValueError(
                     f"{name}: {{{{ group }}}} in its request needs by_group: true; otherwise a call holds "
                     "records of several groups"
@@ -346,7 +346,7 @@ class Target(Model):
                     "that is known, and made where there is none: leave it out"
                 )
             by_id = [call for call in (self.read, *self.also.values()) if call is not None]
-            if self.list_shows == "ids" and any("key" in call.names() for call in by_id):
+            if self.list_shows == "ids" and any("key" in call.collect_template_names() for call in by_id):
                 raise ValueError(
                     "list_shows 'ids': what is listed shows no key, so 'read' and 'also' cannot use "
                     "{{ key }}; use {{ id }}"
@@ -363,7 +363,7 @@ class Target(Model):
     def _check_revision(self) -> None:
         refused = self.delete.refused if self.delete is not None else None
         calls = [call for call in (self.update, self.delete, refused) if call is not None]
-        if self.revision is not None and not any("revision" in call.names() for call in calls):
+        if self.revision is not None and not any("revision" in call.collect_template_names() for call in calls):
             raise ValueError("'revision' is sent by no call: put {{ revision }} into 'update' or 'delete'")
 
     def _check_names(self) -> None:
@@ -397,9 +397,9 @@ class Target(Model):
         check_followers("update", self.update, followed)
         if self.delete is not None:
             check_names({"delete.refused": self.delete.refused}, {"delete.refused": removed})
-        bulks = {name: bulk.request for name, bulk in self.bulks().items()}
+        bulks = {name: bulk.request for name, bulk in self.collect_bulk_calls().items()}
         check_names(bulks, dict.fromkeys(bulks, place | {"items"}))
-        for name, bulk in self.bulks().items():
+        for name, bulk in self.collect_bulk_calls().items():
             in_items = [*ITEM_NAMES, *sorted(self._with_references("key", "group", "payload") - {*ITEM_NAMES})]
             if unknown := names_in(bulk.item) - set(in_items):
                 raise ValueError(
@@ -415,7 +415,7 @@ class Target(Model):
         if self.idempotency is not None:
             self._check_idempotency(self.idempotency)
 
-    def _check_idempotency(self, idempotency: Idempotency) -> None:
+    def _check_idempotency(self, idempotency: IdempotencySettings) -> None:
         names = names_in(idempotency.value)
         if unknown := names - {"idempotency_key", "key", "group", "digest", "payload"}:
             raise ValueError(f"idempotency.value: nothing fills in '{sorted(unknown)[0]}'")
@@ -424,14 +424,17 @@ class Target(Model):
                 "idempotency.value needs {{ idempotency_key }}: without it, a record that is made again "
                 "after it was deleted is answered for the first one"
             )
-        if idempotency.header is None and self.create and "idempotency_key" not in self.create.names():
+        if idempotency.header is None and self.create and "idempotency_key" not in self.create.collect_template_names():
             raise ValueError("idempotency.header is null: put {{ idempotency_key }} into 'create'")
 
     def uses_group(self, names: set[str]) -> bool:
         """Whether templates with these names depend on the business group, by themselves or by a reference."""
         used = [self.references[name] for name in names & self.references.keys()]
-        return "group" in names or any("group" in reference.names() for reference in used)
+        return "group" in names or any("group" in reference.collect_template_names() for reference in used)
 
     def _with_references(self, *known: str) -> set[str]:
         """These names and those of the references that need no others."""
-        return {*known, *(name for name, reference in self.references.items() if reference.names() <= set(known))}
+        return {
+            *known,
+            *(name for name, reference in self.references.items() if reference.collect_template_names() <= set(known)),
+        }

@@ -20,7 +20,7 @@ _FEWEST_BYTES = 16
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def _seconds(value: Any) -> Any:
+def _parse_seconds(value: object) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, str):
@@ -31,7 +31,7 @@ def _seconds(value: Any) -> Any:
     return value
 
 
-def _expression(value: str) -> str:
+def _check_expression(value: str) -> str:
     try:
         parsed = jmespath.compile(value).parsed
     except JMESPathError as error:
@@ -51,12 +51,12 @@ def _negates_too_early(node: Any) -> bool:
     return early or any(map(_negates_too_early, children))
 
 
-def _template(value: Any) -> Any:
+def _check_template(value: object) -> object:
     names_in(value)
     return value
 
 
-def _pattern(value: str) -> str:
+def _check_pattern(value: str) -> str:
     try:
         re.compile(value)
     except re.error as error:
@@ -87,7 +87,7 @@ def _webhook_secret(value: str) -> str:
 
 Seconds = Annotated[
     float,
-    BeforeValidator(_seconds),
+    BeforeValidator(_parse_seconds),
     Field(ge=0),
     WithJsonSchema(
         {
@@ -100,16 +100,16 @@ Seconds = Annotated[
 ]
 """A duration: a number of seconds, or text such as ``10s``, ``5m``, ``1h``."""
 
-Expression = Annotated[str, AfterValidator(_expression)]
+Expression = Annotated[str, AfterValidator(_check_expression)]
 """A JMESPath expression."""
 
-Template = Annotated[str, BeforeValidator(as_template), AfterValidator(_template)]
+Template = Annotated[str, BeforeValidator(as_template), AfterValidator(_check_template)]
 """A Jinja2 template: text with ``{{ name }}`` in it."""
 
-Pattern = Annotated[str, AfterValidator(_pattern)]
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
 """A regular expression."""
 
-Body = Annotated[Any, BeforeValidator(as_template), AfterValidator(_template)]
+Body = Annotated[object, BeforeValidator(as_template), AfterValidator(_check_template)]
 """Any structure; each text in it is a template, and one that is a single ``{{ name }}`` gives the value itself."""
 
 WebhookSecret = Annotated[str, AfterValidator(_webhook_secret)]

@@ -4,6 +4,6 @@ Not here: whether a configuration is right (``config/``). A first look that writ
 ``conformance/live_check/``.
 """
 
-from sync_orchestrator.conformance.run import assert_conforms, conformance
+from sync_orchestrator.conformance.run import assert_conforms, run_conformance
 
-__all__ = ["assert_conforms", "conformance"]
+__all__ = ["assert_conforms", "run_conformance"]

@@ -21,7 +21,7 @@ FailedCalls = list[tuple[CallFailed, str]]
 """Failures with the methods that raised them."""
 
 
-def noting(adapter: P, failed: FailedCalls) -> P:
+def note_failures(adapter: P, failed: FailedCalls) -> P:
     """The same adapter; each of its failures goes to ``failed`` with the name of the method."""
     return cast(P, _Noting(adapter, failed))
 
@@ -32,24 +32,26 @@ def call_of(failure: CallFailed, failed: FailedCalls) -> str | None:
 
 
 class _Noting:
-    def __init__(self, adapter: Any, failed: FailedCalls) -> None:
+    def __init__(self, adapter: object, failed: FailedCalls) -> None:
         self._adapter = adapter
         self._failed = failed
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._adapter, name)
         if name in _BY_PAGES:
-            return partial(self._pages, name, found)
-        return partial(self._call, name, found) if name in _CALLS else found
+            return partial(self._note_pages, name, found)
+        return partial(self._note_call, name, found) if name in _CALLS else found
 
-    async def _call(self, name: str, call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    async def _note_call(self, name: str, call: Callable[..., Awaitable[object]], *arguments: object) -> object:
         try:
             return await call(*arguments)
         except CallFailed as failure:
             self._failed.append((failure, name))
             raise
 
-    async def _pages(self, name: str, call: Callable[..., AsyncGenerator[Any]], *arguments: Any) -> AsyncGenerator[Any]:
+    async def _note_pages(
+        self, name: str, call: Callable[..., AsyncGenerator[Any]], *arguments: object
+    ) -> AsyncGenerator[Any]:
         try:
             async with aclosing(call(*arguments)) as pages:
                 async for page in pages:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sync_orchestrator.conformance.report import Ending
+from sync_orchestrator.conformance.report import BehaviourResult
 
 _OF_ONE_BEHAVIOUR = ("list", "lookup", "count", "delete", "groups", "changes")
 """Calls that have behaviours of their own; the others (create, update, read) are part of nearly all of them."""
@@ -23,7 +23,7 @@ class Tried:
     ``is_closed``: the login was refused, or the system does not respond.
     """
 
-    ending: Ending
+    ending: BehaviourResult
     cause: str = ""
     section: str = ""
     failed_section: str = ""
@@ -32,7 +32,7 @@ class Tried:
     is_closed: bool = False
 
 
-def name_causes(tried: Sequence[Tried]) -> list[Ending]:
+def name_causes(tried: Sequence[Tried]) -> list[BehaviourResult]:
     """Returns the endings in the order in which they are read: each cause, and below it what depended on it.
 
     A behaviour that failed for a reason that another one names already is skipped because of that one.
@@ -70,10 +70,10 @@ def name_causes(tried: Sequence[Tried]) -> list[Ending]:
             because[name] = needed
         for field in each.fields:
             known_fields.setdefault(field, because.get(name, name))
-    return _ordered([_dependent(each.ending, _root(because, each.ending.behaviour)) for each in tried])
+    return _order_by_cause([_skip_dependent(each.ending, _find_root(because, each.ending.behaviour)) for each in tried])
 
 
-def _root(because: dict[str, str], name: str) -> str:
+def _find_root(because: dict[str, str], name: str) -> str:
     """The behaviour at the beginning of a chain of dependence; the name itself where it depends on none."""
     seen = {name}
     while name in because and because[name] not in seen:
@@ -82,7 +82,7 @@ def _root(because: dict[str, str], name: str) -> str:
     return name
 
 
-def _dependent(ending: Ending, cause: str) -> Ending:
+def _skip_dependent(ending: BehaviourResult, cause: str) -> BehaviourResult:
     if ending.outcome != "failed" or cause == ending.behaviour:
         return ending
     return replace(
@@ -90,8 +90,8 @@ def _dependent(ending: Ending, cause: str) -> Ending:
     )
 
 
-def _ordered(endings: Sequence[Ending]) -> list[Ending]:
-    ordered: list[Ending] = []
+def _order_by_cause(endings: Sequence[BehaviourResult]) -> list[BehaviourResult]:
+    ordered: list[BehaviourResult] = []
     for ending in endings:
         if not ending.because_of:
             ordered.append(ending)

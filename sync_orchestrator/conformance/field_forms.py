@@ -18,11 +18,11 @@ from pydantic import ValidationError
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.rest.codecs import Codecs
-from sync_orchestrator.config import Entity
-from sync_orchestrator.config.targets import Codec, CutTo, Normalization, RoundTo
+from sync_orchestrator.config import EntitySettings
+from sync_orchestrator.config.targets import CodecSettings, CutNormalization, Normalization, RoundNormalization
 from sync_orchestrator.core.ports import Found, Json
-from sync_orchestrator.core.values.mapping import Mapping, digest
-from sync_orchestrator.core.values.normalization import normalizers
+from sync_orchestrator.core.values.mapping import Mapping, compute_digest
+from sync_orchestrator.core.values.normalization import build_normalizers
 from sync_orchestrator.errors import MappingFailed
 
 _MIN_CUT_LENGTH = 16
@@ -30,7 +30,7 @@ _MIN_CUT_LENGTH = 16
 _MAX_SHOWN = 60
 _NUMERAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?")
-_KINDS = get_args(Codec.model_fields["kind"].annotation)
+_KINDS = get_args(CodecSettings.model_fields["kind"].annotation)
 _NORMALIZATIONS = tuple(step for step in get_args(get_args(Normalization)[0]) if isinstance(step, str))
 
 
@@ -44,7 +44,7 @@ class FieldDifference:
 
     field: str
     ours: Any
-    theirs: Any
+    theirs: object
     never_matches: bool
     hint: str = ""
 
@@ -52,15 +52,15 @@ class FieldDifference:
         return f"{self.field}: {show_value(self.ours)} would be sent, {show_value(self.theirs)} is there"
 
 
-def compared_mapping(entity: Entity) -> Mapping:
+def compared_mapping(entity: EntitySettings) -> Mapping:
     """The mapping of an entity as validation compares by it."""
     codecs = Codecs(entity.third_party.fields, tuple(entity.mapping))
     return Mapping(entity.mapping, entity.third_party.fields, as_sent=codecs.as_sent if codecs.change_values else None)
 
 
-def find_differences(entity: Entity, payload: Json, record: Found) -> list[FieldDifference]:
+def find_differences(entity: EntitySettings, payload: Json, record: Found) -> list[FieldDifference]:
     """Returns the fields in which ``record`` is not what ``payload`` would make it."""
-    differing = compared_mapping(entity).differences(payload, record.fields)
+    differing = compared_mapping(entity).list_differences(payload, record.fields)
     codecs = entity.third_party.fields
     return [judge_field(each["field"], codecs.get(each["field"]), each["ours"], each["theirs"]) for each in differing]
 
@@ -83,15 +83,15 @@ def find_form_differences(payload: Json, records: Sequence[Found]) -> list[str]:
     return found
 
 
-def show_value(value: Any) -> str:
+def show_value(value: object) -> str:
     """A value on one line, clipped."""
-    text = exact_json.text(value, default=str)
+    text = exact_json.dump_text(value, default=str)
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 20]}… ({len(text)} characters)"
 
 
-def judge_field(name: str, codec: Codec | None, ours: Any, theirs: Any) -> FieldDifference:
+def judge_field(name: str, codec: CodecSettings | None, ours: object, theirs: object) -> FieldDifference:
     """Tells two forms of one value from two values. ``codec``: how the field is configured, None for not at all."""
-    codec = codec or Codec()
+    codec = codec or CodecSettings()
     place = f"fields.{name}"
     if (setting := _setting_for(name, codec, ours, theirs)) is not None:
         return FieldDifference(name, ours, theirs, True, f"set {place}: {setting}")
@@ -116,23 +116,23 @@ def judge_field(name: str, codec: Codec | None, ours: Any, theirs: Any) -> Field
     return FieldDifference(name, ours, theirs, False)
 
 
-def _setting_for(name: str, codec: Codec, ours: Any, theirs: Any) -> str | None:
+def _setting_for(name: str, codec: CodecSettings, ours: object, theirs: object) -> str | None:
     """The first setting of the field that makes the two values equal."""
-    if codec == Codec():
-        for setting, candidate in _kinds(theirs):
+    if codec == CodecSettings():
+        for setting, candidate in _try_kinds(theirs):
             if _reads_back(name, candidate, ours, theirs):
                 return setting
-    for setting, candidate in _normalized(codec, ours, theirs):
-        changed = normalizers({name: candidate})[name]
+    for setting, candidate in _try_normalizations(codec, ours, theirs):
+        changed = build_normalizers({name: candidate})[name]
         try:
-            if digest(changed(ours)) == digest(changed(theirs)):
+            if compute_digest(changed(ours)) == compute_digest(changed(theirs)):
                 return setting
         except (ValueError, ArithmeticError):
             continue
     return None
 
 
-def _kinds(theirs: Any) -> Iterator[tuple[str, Codec]]:
+def _try_kinds(theirs: object) -> Iterator[tuple[str, CodecSettings]]:
     digits = _digits_of(theirs)
     kinds = list(_KINDS)
     if isinstance(theirs, str) and digits:  # 'text' fits 43.38 and "43.38" too, but not 43.3 and "43.30"
@@ -140,29 +140,31 @@ def _kinds(theirs: Any) -> Iterator[tuple[str, Codec]]:
     for kind in kinds:
         for number in dict.fromkeys((2, digits, 3, 0)) if kind in ("decimal_text", "minor_units") else (2,):
             try:
-                candidate = Codec(kind=kind, digits=number)
+                candidate = CodecSettings(kind=kind, digits=number)
             except ValidationError:
                 continue  # a kind that needs more settings than these
             yield f"{{kind: {kind}{f', digits: {number}' if number != 2 else ''}}}", candidate
 
 
-def _reads_back(name: str, codec: Codec, ours: Any, theirs: Any) -> bool:
+def _reads_back(name: str, codec: CodecSettings, ours: object, theirs: object) -> bool:
     codecs = Codecs({name: codec}, (name,))
     try:
         sent = codecs.encode({name: ours})
-        return digest(sent[name]) == digest(theirs) and digest(codecs.decode({name: theirs})[name]) == digest(ours)
+        return compute_digest(sent[name]) == compute_digest(theirs) and compute_digest(
+            codecs.decode({name: theirs})[name]
+        ) == compute_digest(ours)
     except (MappingFailed, ValueError, ArithmeticError):
         return False
 
 
-def _normalized(codec: Codec, ours: Any, theirs: Any) -> Iterator[tuple[str, Codec]]:
-    steps: list[tuple[str, Any]] = [(step, step) for step in _NORMALIZATIONS]
+def _try_normalizations(codec: CodecSettings, ours: object, theirs: object) -> Iterator[tuple[str, CodecSettings]]:
+    steps: list[tuple[str, object]] = [(step, step) for step in _NORMALIZATIONS]
     digits = _digits_of(theirs)
     if digits and _is_number(ours) and _is_number(theirs):
-        steps.append((f"{{round: {digits}}}", RoundTo(round=digits)))
+        steps.append((f"{{round: {digits}}}", RoundNormalization(round=digits)))
     if isinstance(ours, str) and isinstance(theirs, str) and len(ours) > len(theirs) >= _MIN_CUT_LENGTH:
-        steps.append((f"{{cut: {len(theirs)}}}", CutTo(cut=len(theirs))))
-    alone: list[tuple[tuple[str, ...], tuple[Any, ...]]] = [((shown,), (step,)) for shown, step in steps]
+        steps.append((f"{{cut: {len(theirs)}}}", CutNormalization(cut=len(theirs))))
+    alone: list[tuple[tuple[str, ...], tuple[object, ...]]] = [((shown,), (step,)) for shown, step in steps]
     if isinstance(ours, str) and isinstance(theirs, str):
         alone += [((first, second), (first, second)) for first, second in permutations(_NORMALIZATIONS, 2)]
     before = tuple(each if isinstance(each, str) else "…" for each in codec.normalize)
@@ -173,17 +175,17 @@ def _normalized(codec: Codec, ours: Any, theirs: Any) -> Iterator[tuple[str, Cod
         )
 
 
-def _digits_of(value: Any) -> int:
+def _digits_of(value: object) -> int:
     """How many digits stand behind the point."""
-    text = value if isinstance(value, str) else exact_json.text(value, default=str) if _is_number(value) else ""
+    text = value if isinstance(value, str) else exact_json.dump_text(value, default=str) if _is_number(value) else ""
     return min(len(text.partition(".")[2]), 12) if _NUMERAL.fullmatch(text) else 0
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
-def _kind_of(value: Any) -> str:
+def _kind_of(value: object) -> str:
     if isinstance(value, bool):
         return "a truth value"
     if _is_number(value):
@@ -191,7 +193,7 @@ def _kind_of(value: Any) -> str:
     return "a text" if isinstance(value, str) else "a list" if isinstance(value, list | tuple) else "an object"
 
 
-def _is_same_time(ours: Any, theirs: Any) -> bool:
+def _is_same_time(ours: object, theirs: object) -> bool:
     """Whether both are one time: equal, or one of them cut to seconds, or given in seconds or milliseconds."""
     first, second = _time_of(ours), _time_of(theirs)
     if first is None or second is None or (_is_number(ours) and _is_number(theirs)):

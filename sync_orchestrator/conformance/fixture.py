@@ -12,19 +12,19 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sync_orchestrator.adapters.rest.codecs import Codecs
 from sync_orchestrator.composition import mapping_of
-from sync_orchestrator.config import Entity, ThirdPartySystem
+from sync_orchestrator.config import EntitySettings, ThirdPartySettings
 from sync_orchestrator.conformance.field_forms import judge_field
 from sync_orchestrator.conformance.report import Differs, Skipped
 from sync_orchestrator.conformance.samples import Samples
 from sync_orchestrator.core.ports import Found, Item, Json, ThirdParty
 from sync_orchestrator.core.push.attempt import push_payload
-from sync_orchestrator.core.push.claims import Claim
-from sync_orchestrator.core.values.mapping import digest
-from sync_orchestrator.core.values.normalization import normalizers
+from sync_orchestrator.core.push.claims import PushClaim
+from sync_orchestrator.core.values.mapping import compute_digest
+from sync_orchestrator.core.values.normalization import build_normalizers
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 
 T = TypeVar("T")
@@ -42,8 +42,8 @@ class Bench:
     def __init__(
         self,
         name: str,
-        entity: Entity,
-        system: ThirdPartySystem,
+        entity: EntitySettings,
+        system: ThirdPartySettings,
         third_party: ThirdParty,
         samples: Samples,
         other_group: str | None,
@@ -63,26 +63,26 @@ class Bench:
         self.rebuilt = rebuilt
         self._codecs = Codecs(entity.third_party.fields, tuple(entity.mapping))
         self.odd_keys = odd_keys
-        self._normalizers = normalizers(entity.third_party.fields)
+        self._normalizers = build_normalizers(entity.third_party.fields)
         self._numbers = itertools.count(1)
         self._made: dict[tuple[str, str | None], set[str | None]] = {}
         self._tidied: set[tuple[str, str | None]] = set()
 
-    def item(self, end: str = "", *, group: str | None = None, change: int = 0, **fields: Any) -> Item:
+    def make_item(self, end: str = "", *, group: str | None = None, change: int = 0, **fields: object) -> Item:
         """A record that is not there yet, with a key that nobody has; ``end`` is what its key ends with."""
         key, group = f"{self.samples.prefix}{next(self._numbers)}{end}", group or self.group
-        payload = self.samples.payload(key, group, change, **fields)
+        payload = self.samples.build_payload(key, group, change, **fields)
         return Item(
             key, group, payload, None if self.capabilities.assigns_ids else key, f"{self.name}/{key}/{group or ''}/0"
         )
 
-    def changed(self, item: Item, change: int, **fields: Any) -> Item:
+    def change_item(self, item: Item, change: int, **fields: object) -> Item:
         """The same record with other content. Raises Skipped where the sample has nothing to change."""
         if not self.samples.changeable:
             raise Skipped("the sample has no field to change: give two samples")
-        return replace(item, payload=self.samples.payload(item.key, item.group, change, **fields))
+        return replace(item, payload=self.samples.build_payload(item.key, item.group, change, **fields))
 
-    async def create(self, item: Item, third_party: ThirdParty | None = None) -> Item:
+    async def create_record(self, item: Item, third_party: ThirdParty | None = None) -> Item:
         """Makes it, and knows its id from then on."""
         is_first = (item.key, item.group) not in self._made
         ids = self._made.setdefault((item.key, item.group), set())
@@ -96,18 +96,18 @@ class Bench:
         ids.add(external_id)
         return replace(item, external_id=external_id)
 
-    async def update(self, item: Item) -> str | None:
+    async def update_record(self, item: Item) -> str | None:
         """Overwrites it."""
         self._made.setdefault((item.key, item.group), set()).add(item.external_id)
         return await self.third_party.update(item)
 
-    async def move(self, item: Item, group: str) -> Item:
+    async def move_record(self, item: Item, group: str) -> Item:
         """Moves a record to another business group by the push that the core would make. Returns it as it is then.
 
         Raises Differs where the core would make no call, and CallFailed.
         """
-        payload = self.samples.payload(item.key, group)
-        acknowledged = self._acknowledged(item)
+        payload = self.samples.build_payload(item.key, group)
+        acknowledged = self._build_claim(item)
         claim = replace(acknowledged, group=group, revision=2, outcome_unknown_groups=(group,))
         ids = self._made.setdefault((item.key, group), set())
         ids.add(item.external_id)
@@ -119,13 +119,13 @@ class Bench:
             raise Differs(
                 "no call is made: neither a mapped field nor a template of a write holds the group",
                 "a call that moves the record",
-                f"put {{{{ group }}}} into the calls that write: {self.look('update', 'update')}",
+                f"put {{{{ group }}}} into the calls that write: {self.point_to_fix('update', 'update')}",
             )
         return replace(item, group=group, payload=payload, external_id=pushed.external_id)
 
-    def _acknowledged(self, item: Item) -> Claim:
+    def _build_claim(self, item: Item) -> PushClaim:
         """A record as the core would claim it after it was acknowledged."""
-        return Claim(
+        return PushClaim(
             entity=self.name,
             key=item.key,
             group=item.group,
@@ -147,28 +147,33 @@ class Bench:
             applied_revision=1,
         )
 
-    async def shows(self, item: Item) -> Found:
+    async def check_shown(self, item: Item) -> Found:
         """What is under its id, which must be what was written. Raises Differs."""
-        found = await self.eventually(
-            lambda: self.third_party.read(item), lambda found: found is not None and not self.differences(item, found)
+        found = await self.poll_until(
+            lambda: self.third_party.read(item),
+            lambda found: found is not None and not self.list_differences(item, found),
         )
         if found is None:
             raise Differs(
-                f"nothing is under the id {item.external_id}", f"the record {item.key}", self.look("read", "read")
+                f"nothing is under the id {item.external_id}",
+                f"the record {item.key}",
+                self.point_to_fix("read", "read"),
             )
         self.hold_same(item, found, "what was written")
         return found
 
     def hold_same(self, item: Item, found: Found, expected: str) -> None:
         """Raises Differs where a record shows something else than was written."""
-        if not (wrong := self.differences(item, found)):
+        if not (wrong := self.list_differences(item, found)):
             return
         fields = self.differing_fields(item, found) if found.key == item.key else []
         raise Differs("; ".join(wrong[:_SHOWN]), expected, self._hint_for(fields, item, found), fields=fields)
 
     def differing_fields(self, item: Item, found: Found) -> list[str]:
         """The names of the fields that a record shows otherwise than they were written."""
-        return [name for name, value in item.payload.items() if self._differ(name, value, found.fields.get(name))]
+        return [
+            name for name, value in item.payload.items() if self._values_differ(name, value, found.fields.get(name))
+        ]
 
     def _hint_for(self, fields: Sequence[str], item: Item, found: Found) -> str:
         """The settings that end such differences, or else where each field is mapped, written and read."""
@@ -191,31 +196,33 @@ class Bench:
         writes = ("create", "bulk_create", "update", "bulk_update")
         return next(name for name in writes if getattr(target, name) is not None)
 
-    def differences(self, item: Item, found: Found) -> list[str]:
+    def list_differences(self, item: Item, found: Found) -> list[str]:
         """What a record shows otherwise than it was written."""
         wrong = [] if found.key == item.key else [f"its key is {found.key!r}, written was {item.key!r}"]
         sent = self._codecs.as_sent(item.payload)
         return wrong + [
             f"{name}: {found.fields.get(name)!r} came, {value!r} was written"
             for name, value in item.payload.items()
-            if self._differ(name, sent[name], found.fields.get(name))
+            if self._values_differ(name, sent[name], found.fields.get(name))
         ]
 
-    def is_kept(self, name: str, written: Any, came: Any) -> bool:
+    def is_kept(self, name: str, written: object, came: object) -> bool:
         """Whether a value came back as it was written, or only changed as ``normalize`` of its field allows."""
         if came == written and isinstance(came, bool) == isinstance(written, bool):
             return True
-        return name in self._normalizers and not self._differ(name, written, came)
+        return name in self._normalizers and not self._values_differ(name, written, came)
 
-    def _differ(self, name: str, ours: Any, theirs: Any) -> bool:
-        known = self._normalizers.get(name, lambda value: value)
-        return digest(known(ours)) != digest(known(theirs))
+    def _values_differ(self, name: str, ours: object, theirs: object) -> bool:
+        known = self._normalizers.get(name)
+        if known is not None:
+            ours, theirs = known(ours), known(theirs)
+        return compute_digest(ours) != compute_digest(theirs)
 
-    async def listed(self, group: str | None = None, third_party: ThirdParty | None = None) -> list[Found]:
+    async def list_records(self, group: str | None = None, third_party: ThirdParty | None = None) -> list[Found]:
         """Everything that a business group shows."""
-        return [found for page in await self.pages(group, third_party) for found in page]
+        return [found for page in await self.list_pages(group, third_party) for found in page]
 
-    async def pages(self, group: str | None = None, third_party: ThirdParty | None = None) -> list[list[Found]]:
+    async def list_pages(self, group: str | None = None, third_party: ThirdParty | None = None) -> list[list[Found]]:
         """Returns all pages of a business group, by default of the one that is listed."""
         return [page async for page in (third_party or self.third_party).pages(group or self.listed_group)]
 
@@ -230,9 +237,9 @@ class Bench:
         """Every record with its key, as the search or else the listing shows it."""
         if self.capabilities.can_lookup:
             return await self.third_party.lookup(item.key, item.group)
-        return [found for found in await self.listed(item.group) if found.key == item.key]
+        return [found for found in await self.list_records(item.group) if found.key == item.key]
 
-    async def eventually(self, look: Callable[[], Awaitable[T]], fits: Callable[[T], object]) -> T:
+    async def poll_until(self, look: Callable[[], Awaitable[T]], fits: Callable[[T], object]) -> T:
         """What a look shows: as soon as it fits, or else when ``search_lag`` is over."""
         end = time.monotonic() + self.system.search_lag
         while True:
@@ -241,11 +248,11 @@ class Bench:
                 return seen
             await asyncio.sleep(_LOOK_AGAIN)
 
-    async def lag(self) -> None:
+    async def wait_for_search(self) -> None:
         """Waits until a search would show everything that is there."""
         await asyncio.sleep(self.system.search_lag)
 
-    def look(self, section: str, method: str) -> str:
+    def point_to_fix(self, section: str, method: str) -> str:
         """Where to fix what a call does."""
         if self.system.adapter is not None:
             return f"see {self.system.adapter}, its {method}"
@@ -272,7 +279,7 @@ class Bench:
             ("read", target.read),
             ("lookup", target.lookup),
         ]
-        named = [f"{name}" for name, call in calls if call is not None and "group" in call.names()]
+        named = [f"{name}" for name, call in calls if call is not None and "group" in call.collect_template_names()]
         if self.group is None and named:
             raise ConfigError(
                 f"no business group is known, and entities.{self.name}.third_party.{named[0]} needs {{{{ group }}}}: "
@@ -280,47 +287,47 @@ class Bench:
                 "are listed"
             )
 
-    async def tidy(self) -> None:
+    async def delete_made(self) -> None:
         """Deletes what it made since the last time, as far as its ids are known."""
         for (key, group), ids in self._made.items():
             for external_id in ids - {None}:
-                await self._delete(key, group, external_id)
+                await self._delete_quietly(key, group, external_id)
         self._tidied |= self._made.keys()
         self._made.clear()
 
-    async def clean(self) -> list[str]:
+    async def clean_up(self) -> list[str]:
         """Deletes all that it ever made and that is still shown; returns the keys of what stays.
 
         Raises CallFailed where it cannot be looked for.
         """
-        await self.tidy()
+        await self.delete_made()
         if self._tidied:
-            await self.lag()
-        for found in await self._left():
+            await self.wait_for_search()
+        for found in await self._list_remaining():
             if found.key and found.external_id:  # a path without them would be that of the whole collection
-                await self._delete(found.key, found.group, found.external_id)
-        return sorted({found.key or "" for found in await self._left()})
+                await self._delete_quietly(found.key, found.group, found.external_id)
+        return sorted({found.key or "" for found in await self._list_remaining()})
 
-    async def _left(self) -> list[Found]:
+    async def _list_remaining(self) -> list[Found]:
         """What is still shown of it, each with the group it is shown in."""
         left: list[Found] = []
         for group in {group for _, group in self._tidied}:
             with suppress(Skipped):
                 left += [
                     replace(found, group=group)
-                    for found in await self.listed(group)
+                    for found in await self.list_records(group)
                     if (found.key, group) in self._tidied
                 ]
         for key, group in self._tidied if self.group is None and self.capabilities.can_lookup else ():
             left += [replace(found, group=group) for found in await self.third_party.lookup(key, group)]
         return left
 
-    async def _delete(self, key: str, group: str | None, external_id: str | None) -> None:
+    async def _delete_quietly(self, key: str, group: str | None, external_id: str | None) -> None:
         with suppress(CallFailed):
             await self.third_party.delete(Item(key, group, {}, external_id))
 
 
-async def refusal(write: Awaitable[T]) -> tuple[T | None, CallFailed | None]:
+async def catch_refusal(write: Awaitable[T]) -> tuple[T | None, CallFailed | None]:
     """What a write brought, or how it was refused for good. Raises CallFailed for every other failure."""
     try:
         return await write, None

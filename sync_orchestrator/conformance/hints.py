@@ -25,7 +25,7 @@ def hint_for(failure: CallFailed, place: str, system: Any, *, about_one_record: 
     """
     match failure.kind:
         case Failure.AUTH:
-            return f"see {_proof(place, system)}, and the secrets that they take from the environment" + (
+            return f"see {_name_credentials(place, system)}, and the secrets that they take from the environment" + (
                 "; if this is the response for a record that does not exist, add a rule to 'outcomes' of the call that "
                 "means missing"
                 if about_one_record and failure.status == 403
@@ -51,7 +51,7 @@ def hint_for(failure: CallFailed, place: str, system: Any, *, about_one_record: 
     return ""
 
 
-def _proof(place: str, system: Any) -> str:
+def _name_credentials(place: str, system: object) -> str:
     """The settings that prove who we are: those that are set, or else both that could be."""
     named = [name for name in ("auth", "headers", "settings") if getattr(system, name, None)]
     if not named:

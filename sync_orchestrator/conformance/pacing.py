@@ -10,10 +10,10 @@ from sync_orchestrator.config import Config
 
 def paces_of(config: Config) -> dict[str, Callable[[], Awaitable[None]]]:
     """By third party with a ``rate``, what to await before each call."""
-    return {name: _pace(system.rate) for name, system in config.third_parties.items() if system.rate is not None}
+    return {name: _make_pace(system.rate) for name, system in config.third_parties.items() if system.rate is not None}
 
 
-def _pace(rate: float) -> Callable[[], Awaitable[None]]:
+def _make_pace(rate: float) -> Callable[[], Awaitable[None]]:
     following = 0.0
 
     async def before_call() -> None:

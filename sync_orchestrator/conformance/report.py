@@ -16,7 +16,7 @@ class Differs(Exception):
     """It is not as it should be: what came, what was expected; ``hint`` in place of the behaviour's own."""
 
     def __init__(
-        self, came: Any, expected: str, hint: str = "", *, fields: Collection[str] = (), cause: str | None = None
+        self, came: object, expected: str, hint: str = "", *, fields: Collection[str] = (), cause: str | None = None
     ) -> None:
         """Makes the failure of one behavior.
 
@@ -49,7 +49,7 @@ class Behaviour(Generic[B]):
 
 
 @dataclass(frozen=True)
-class Ending:
+class BehaviourResult:
     """How one behaviour ended."""
 
     entity: str
@@ -64,14 +64,14 @@ class Ending:
     """The behaviour that names the cause, where this one would have failed for the same."""
 
 
-Told = Callable[[Ending], None]
+Told = Callable[[BehaviourResult], None]
 
 
 @dataclass
-class Report:
+class ConformanceReport:
     """All behaviours, in the order in which they were tried, but each below the one that names its cause."""
 
-    endings: list[Ending] = field(default_factory=list)
+    endings: list[BehaviourResult] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -87,7 +87,7 @@ class Report:
             for outcome in ("passed", "failed", "skipped")
         )
 
-    def of(self, behaviour: str) -> Ending:
+    def find_ending(self, behaviour: str) -> BehaviourResult:
         """How a behaviour ended. Raises KeyError where it was not tried."""
         found = [ending for ending in self.endings if ending.behaviour == behaviour]
         if not found:
@@ -106,12 +106,12 @@ class Behaviours(Generic[B]):
     ) -> Callable[[Callable[[B], Awaitable[None]]], Any]:
         """Takes a function as a behaviour: its name, with dashes, is the behaviour's, its docstring what it says."""
 
-        def taken(run: Callable[[B], Awaitable[None]]) -> Callable[[B], Awaitable[None]]:
+        def register_behaviour(run: Callable[[B], Awaitable[None]]) -> Callable[[B], Awaitable[None]]:
             name = run.__name__.replace("_", "-")
             self.all.append(Behaviour(name, run.__doc__ or name, section, method or section, run, needs))
             return run
 
-        return taken
+        return register_behaviour
 
     @property
     def names(self) -> list[str]:

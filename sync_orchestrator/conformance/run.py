@@ -14,13 +14,13 @@ from typing import TypeVar
 
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.config import Config
-from sync_orchestrator.conformance.call_notes import FailedCalls, call_of, noting
+from sync_orchestrator.conformance.call_notes import FailedCalls, call_of, note_failures
 from sync_orchestrator.conformance.causes import Tried, name_causes
 from sync_orchestrator.conformance.changed_configs import with_changes
 from sync_orchestrator.conformance.fixture import Bench
 from sync_orchestrator.conformance.hints import hint_for
 from sync_orchestrator.conformance.pacing import paces_of
-from sync_orchestrator.conformance.report import Behaviour, Differs, Ending, Report, Skipped, Told
+from sync_orchestrator.conformance.report import Behaviour, BehaviourResult, ConformanceReport, Differs, Skipped, Told
 from sync_orchestrator.conformance.samples import Samples
 from sync_orchestrator.conformance.source import SOURCE, Shelf
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
@@ -44,12 +44,12 @@ async def assert_conforms(
     text: str | None = None,
     prefix: str | None = None,
     odd_keys: bool = False,
-) -> Report:
+) -> ConformanceReport:
     """For tests: the entity's third party, or the source of one ``part``, does what is relied on.
 
     The arguments are those of ``conformance``. Raises AssertionError, which names what failed.
     """
-    report = await conformance(
+    report = await run_conformance(
         config,
         entity,
         part=part,
@@ -73,7 +73,7 @@ async def assert_conforms(
     return report
 
 
-async def conformance(
+async def run_conformance(
     config: Config,
     entity: str,
     *,
@@ -86,7 +86,7 @@ async def conformance(
     prefix: str | None = None,
     odd_keys: bool = False,
     told: Told | None = None,
-) -> Report:
+) -> ConformanceReport:
     """Tries all that is relied on of an entity's third party, or of the source of one ``part``.
 
     ``samples``: records as the mapping makes them, those of the configuration unless given, or else one that is read
@@ -105,7 +105,7 @@ async def conformance(
     return await _of_third_party(config, entity, samples, group, other_group, skip, text, prefix, odd_keys, told)
 
 
-def trials(config: Config, name: str | None) -> list[tuple[str, str | None]]:
+def find_trials(config: Config, name: str | None) -> list[tuple[str, str | None]]:
     """What a name means: an entity with its third party and its parts, a system, or a class; all entities for None.
 
     Each is an entity, and a part of it or None for its third party. Raises NotFound.
@@ -145,7 +145,7 @@ async def _of_source(
     group: str | None,
     skip: Collection[str],
     told: Told | None,
-) -> Report:
+) -> ConformanceReport:
     settings = config.entities[entity]
     if part not in settings.parts:
         raise NotFound(f"{entity} has no part '{part}'; it has {', '.join(settings.parts)}")
@@ -153,9 +153,9 @@ async def _of_source(
     system = config.sources[part]
     failed_calls: FailedCalls = []
     try:
-        groups = [] if group is not None else await _groups(sources[settings.owner])
+        groups = [] if group is not None else await _list_groups(sources[settings.owner])
         shelf = Shelf(
-            noting(sources[part], failed_calls),
+            note_failures(sources[part], failed_calls),
             settings.parts[part],
             next(iter(groups), group),
             settings.max_ahead,
@@ -167,7 +167,7 @@ async def _of_source(
             call = call_of(failure, failed_calls) or ""
             return {"pages": "list"}.get(call, call)
 
-        def look(behaviour: Behaviour[Shelf], failure: CallFailed | None) -> str:
+        def point_to_fix(behaviour: Behaviour[Shelf], failure: CallFailed | None) -> str:
             call = None if failure is None else call_of(failure, failed_calls)
             if system.kind == "class":
                 return f"see {system.adapter}, its {call or behaviour.method}"
@@ -177,7 +177,18 @@ async def _of_source(
             hint = hint_for(failure, f"sources.{part}", system)
             return f"see entities.{entity}.parts.{part}.{section}" + (f"; {hint}" if hint else "")
 
-        return await _tried(entity, part, SOURCE.all, shelf, look, section_of, skip, told, Report(), shelf.tidy)
+        return await _try_behaviours(
+            entity,
+            part,
+            SOURCE.all,
+            shelf,
+            point_to_fix,
+            section_of,
+            skip,
+            told,
+            ConformanceReport(),
+            shelf.delete_made,
+        )
     finally:
         for source in sources.values():
             await source.close()
@@ -194,7 +205,7 @@ async def _of_third_party(
     prefix: str | None,
     odd_keys: bool,
     told: Told | None,
-) -> Report:
+) -> ConformanceReport:
     settings = config.entities[entity]
     name = settings.third_party.system
     given = list(samples or settings.samples)
@@ -210,23 +221,23 @@ async def _of_third_party(
     other_group = other_group or next((each for each in known if each != made.group), None)
     failed_calls: FailedCalls = []
 
-    def rebuilt(**changes: dict[str, object]) -> ThirdParty:
+    def rebuild_third_party(**changes: dict[str, object]) -> ThirdParty:
         other = with_changes(config, entity, **changes)
-        return noting(build_third_parties(other, paces_of(other))[entity], failed_calls)
+        return note_failures(build_third_parties(other, paces_of(other))[entity], failed_calls)
 
     system = config.third_parties[name]
-    third_party = rebuilt()
-    bench = Bench(entity, settings, system, third_party, made, other_group, rebuilt, odd_keys=odd_keys)
+    third_party = rebuild_third_party()
+    bench = Bench(entity, settings, system, third_party, made, other_group, rebuild_third_party, odd_keys=odd_keys)
     bench.refuse_without_group()
 
     def section_of(failure: CallFailed) -> str:
         call = call_of(failure, failed_calls)
         return "" if call is None else bench.section_of(call, failure.detail)
 
-    def look(behaviour: Behaviour[Bench], failure: CallFailed | None) -> str:
+    def point_to_fix(behaviour: Behaviour[Bench], failure: CallFailed | None) -> str:
         call = None if failure is None else call_of(failure, failed_calls)
         if failure is None or call is None:
-            return bench.look(behaviour.section, behaviour.method)
+            return bench.point_to_fix(behaviour.section, behaviour.method)
         hint = (
             ""
             if system.adapter is not None
@@ -234,34 +245,38 @@ async def _of_third_party(
                 failure, f"third_parties.{name}", system, about_one_record=call in ("read", "update", "delete")
             )
         )
-        return bench.look(section_of(failure), call) + (f"; {hint}" if hint else "")
+        return bench.point_to_fix(section_of(failure), call) + (f"; {hint}" if hint else "")
 
-    report = Report()
+    report = ConformanceReport()
     try:
-        await _tried(entity, name, THIRD_PARTY.all, bench, look, section_of, skip, told, report, bench.tidy)
+        await _try_behaviours(
+            entity, name, THIRD_PARTY.all, bench, point_to_fix, section_of, skip, told, report, bench.delete_made
+        )
     finally:
-        _tell(report, await _cleaned(bench), told)
+        _add_ending(report, await _clean_up(bench), told)
         await third_party.close()
     return report
 
 
-async def _cleaned(bench: Bench) -> Ending:
+async def _clean_up(bench: Bench) -> BehaviourResult:
     came, place = "", (bench.name, bench.entity.third_party.system, "clean-up")
     try:
-        if left := await bench.clean():
+        if left := await bench.clean_up():
             came = f"left there: {', '.join(left)}"
     except CallFailed as failure:
         came = f"it cannot be looked for what is left: {failure.detail}"
     if not came:
-        return Ending(*place, "passed")
-    return Ending(*place, "failed", came, "nothing left", f"delete by hand what begins with {bench.samples.prefix}")
+        return BehaviourResult(*place, "passed")
+    return BehaviourResult(
+        *place, "failed", came, "nothing left", f"delete by hand what begins with {bench.samples.prefix}"
+    )
 
 
 Look = Callable[[Behaviour[B], CallFailed | None], str]
 """Where to fix what a behaviour found; the failure, where a call failed."""
 
 
-async def _tried(
+async def _try_behaviours(
     entity: str,
     system: str,
     behaviours: Sequence[Behaviour[B]],
@@ -270,21 +285,21 @@ async def _tried(
     section_of: Callable[[CallFailed], str],
     skip: Collection[str],
     told: Told | None,
-    report: Report,
+    report: ConformanceReport,
     tidy: Callable[[], Awaitable[None]],
-) -> Report:
+) -> ConformanceReport:
     tried: list[Tried] = []
     closed = ""
     try:
         for behaviour in behaviours:
             if behaviour.name in skip:
-                tried.append(Tried(Ending(entity, system, behaviour.name, "skipped", "you said so")))
+                tried.append(Tried(BehaviourResult(entity, system, behaviour.name, "skipped", "you said so")))
             else:
                 tried.append(
-                    await _ended(entity, system, behaviour, bench, look, section_of)
+                    await _try_behaviour(entity, system, behaviour, bench, look, section_of)
                     if not closed
                     else Tried(
-                        Ending(
+                        BehaviourResult(
                             entity,
                             system,
                             behaviour.name,
@@ -304,7 +319,7 @@ async def _tried(
     return report
 
 
-async def _ended(
+async def _try_behaviour(
     entity: str,
     system: str,
     behaviour: Behaviour[B],
@@ -312,7 +327,7 @@ async def _ended(
     look: Look[B],
     section_of: Callable[[CallFailed], str],
 ) -> Tried:
-    def failed(
+    def build_failure(
         came: str,
         expected: str,
         hint: str,
@@ -323,7 +338,7 @@ async def _ended(
         is_closed: bool = False,
     ) -> Tried:
         return Tried(
-            Ending(entity, system, behaviour.name, "failed", came, expected, hint),
+            BehaviourResult(entity, system, behaviour.name, "failed", came, expected, hint),
             cause,
             behaviour.section,
             failed_section,
@@ -335,9 +350,9 @@ async def _ended(
     try:
         await behaviour.run(bench)
     except Skipped as reason:
-        return Tried(Ending(entity, system, behaviour.name, "skipped", str(reason)))
+        return Tried(BehaviourResult(entity, system, behaviour.name, "skipped", str(reason)))
     except Differs as difference:
-        return failed(
+        return build_failure(
             difference.came,
             difference.expected,
             difference.hint or look(behaviour, None),
@@ -348,7 +363,7 @@ async def _ended(
         section = section_of(failure)
         is_closed = failure.kind is Failure.AUTH or failure.about_system
         about = "" if is_closed else section
-        return failed(
+        return build_failure(
             f"{failure.kind} failure: {failure.detail}",
             behaviour.says,
             look(behaviour, failure),
@@ -357,16 +372,16 @@ async def _ended(
             is_closed=is_closed,
         )
     except Exception as error:
-        return failed(
+        return build_failure(
             f"{type(error).__name__}: {error}",
             behaviour.says,
             look(behaviour, None),
             cause_of_error(f"{type(error).__name__}: {error}"),
         )
-    return Tried(Ending(entity, system, behaviour.name, "passed"))
+    return Tried(BehaviourResult(entity, system, behaviour.name, "passed"))
 
 
-def _tell(report: Report, ending: Ending, told: Told | None) -> None:
+def _add_ending(report: ConformanceReport, ending: BehaviourResult, told: Told | None) -> None:
     report.endings.append(ending)
     if told is not None:
         told(ending)
@@ -376,7 +391,7 @@ async def _known_groups(config: Config, entity: str) -> list[str]:
     """The business groups that the owner names, as ``check --live`` takes them; none where it cannot say."""
     sources = build_sources(config)[entity]
     try:
-        return await _groups(sources[config.entities[entity].owner])
+        return await _list_groups(sources[config.entities[entity].owner])
     finally:
         for source in sources.values():
             await source.close()
@@ -387,14 +402,16 @@ async def _read_sample(config: Config, entity: str, group: str | None) -> tuple[
     settings, sources = config.entities[entity], build_sources(config)[entity]
     mapping, hint = Mapping(settings.mapping), f"give one with --sample, or entities.{entity}.samples"
     try:
-        for name in [group] if group is not None else await _groups(sources[settings.owner]):
+        for name in [group] if group is not None else await _list_groups(sources[settings.owner]):
             async for rows, _ in sources[settings.owner].pages(name):
                 for row in rows:
                     if row.deleted or row.problem is not None:
                         continue
-                    parts = {part: await _part(sources[part], row.key) for part in sources if part != settings.owner}
+                    parts = {
+                        part: await _read_part(sources[part], row.key) for part in sources if part != settings.owner
+                    }
                     of_group = row.group or name
-                    return mapping.payload(row.key, of_group, {settings.owner: row.data, **parts}), of_group
+                    return mapping.build_payload(row.key, of_group, {settings.owner: row.data, **parts}), of_group
     except (CallFailed, MappingFailed) as error:
         raise ConfigError(f"no sample of {entity} can be read: {error}; {hint}") from None
     finally:
@@ -403,12 +420,12 @@ async def _read_sample(config: Config, entity: str, group: str | None) -> tuple[
     raise ConfigError(f"its sources show no sample of {entity}: {hint}")
 
 
-async def _part(source: SourceSystem, key: str) -> Json | None:
+async def _read_part(source: SourceSystem, key: str) -> Json | None:
     row = await source.read(key) if source.can_read else None
     return None if row is None else row.data
 
 
-async def _groups(owner: SourceSystem) -> list[str]:
+async def _list_groups(owner: SourceSystem) -> list[str]:
     with suppress(CallFailed):
         return sorted(await owner.groups() or [])
     return []

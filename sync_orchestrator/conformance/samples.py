@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from sync_orchestrator.config import Entity
+from sync_orchestrator.config import EntitySettings
 from sync_orchestrator.core.ports import Json
-from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.errors import ConfigError
 
 _FREE_TEXT = re.compile(r"name|title|label|text|descr|note|comment", re.IGNORECASE)
@@ -38,7 +38,7 @@ class Samples:
 
     def __init__(
         self,
-        entity: Entity,
+        entity: EntitySettings,
         samples: Sequence[Json],
         group: str | None,
         *,
@@ -57,25 +57,25 @@ class Samples:
         self._times = {name for name, codec in entity.third_party.fields.items() if codec.kind == "time"}
         self._key_is_number = isinstance(samples[0].get(self._key_field), int)
         pattern = entity.third_party.key_pattern
-        self.prefix = _prefix(pattern, self._key_is_number, prefix)
+        self.prefix = _make_prefix(pattern, self._key_is_number, prefix)
         self.group = group if group is not None else self._told_group()
         if text is not None and text not in self._fields:
             raise ConfigError(f"the mapping has no field '{text}'; it has {', '.join(self._fields)}")
-        self.text = text or self._first(str)
-        self.decimal = self._first(float)
-        self.number = self._first(int)
-        self.truth = self._first(bool)
+        self.text = text or self._find_field(str)
+        self.decimal = self._find_field(float)
+        self.number = self._find_field(int)
+        self.truth = self._find_field(bool)
 
-    def payload(self, key: str, group: str | None, change: int = 0, **fields: Any) -> Json:
+    def build_payload(self, key: str, group: str | None, change: int = 0, **fields: object) -> Json:
         """A record with this key; another ``change``, another content. Of several samples, each is a content."""
         made = dict(self._samples[change % len(self._samples)])
         if change >= len(self._samples):
-            made |= self._changed(change)
+            made |= self._change_field(change)
         for name in self._own:
-            made[name] = group if name in self._of_group else self._written(key)
+            made[name] = group if name in self._of_group else self._write_key(key)
         return {**made, **fields}
 
-    def changes(self, payload: Json) -> Json:
+    def suggest_changes(self, payload: Json) -> Json:
         """Other values for all mapped fields of a record that can get one, by field.
 
         Those of another sample where it has others, since they are valid there; else one that is close to the present
@@ -85,21 +85,21 @@ class Samples:
         for name, value in payload.items():
             if name in self._own:
                 continue
-            others = [sample[name] for sample in self._samples if digest(sample[name]) != digest(value)]
+            others = [sample[name] for sample in self._samples if compute_digest(sample[name]) != compute_digest(value)]
             other = others[0] if others else _other_value(name, value)
-            if digest(other) != digest(value):
+            if compute_digest(other) != compute_digest(value):
                 found[name] = other
         return found
 
     @property
     def changeable(self) -> bool:
         """Whether there are two contents to tell apart."""
-        return self._contents(0) != self._contents(1)
+        return self._digest_contents(0) != self._digest_contents(1)
 
-    def _contents(self, change: int) -> bytes:
-        return digest(self.payload("k", "g", change))
+    def _digest_contents(self, change: int) -> bytes:
+        return compute_digest(self.build_payload("k", "g", change))
 
-    def _changed(self, change: int) -> Json:
+    def _change_field(self, change: int) -> Json:
         sample = self._samples[0]
         if self.text is not None:
             return {self.text: f"{sample[self.text] or ''} {change}".strip()}
@@ -109,7 +109,7 @@ class Samples:
             return {self.number: sample[self.number] + change}
         return {} if self.truth is None else {self.truth: sample[self.truth] ^ bool(change % 2)}
 
-    def _first(self, kind: type) -> str | None:
+    def _find_field(self, kind: type) -> str | None:
         """A field that holds a value of this kind, and is not known to follow rules of its own."""
         known = self._own | self._times
         fitting = [name for name in self._fields if name not in known and type(self._samples[0][name]) is kind]
@@ -124,11 +124,11 @@ class Samples:
             (str(self._samples[0][name]) for name in self._of_group if self._samples[0][name] is not None), None
         )
 
-    def _written(self, key: str) -> Any:
+    def _write_key(self, key: str) -> object:
         return int(key) if self._key_is_number and key.isdigit() else key
 
 
-def _other_value(name: str, value: Any) -> Any:
+def _other_value(name: str, value: object) -> Any:
     """A value that is close to another one and of its kind; the value itself where none can be made."""
     match value:
         case bool():
@@ -148,7 +148,7 @@ def _other_value(name: str, value: Any) -> Any:
     return value
 
 
-def _prefix(pattern: str | None, is_number: bool, told: str | None) -> str:
+def _make_prefix(pattern: str | None, is_number: bool, told: str | None) -> str:
     """How keys begin that nobody has: some of it is random, whatever is asked for."""
     digits = f"{secrets.randbelow(10**6):06}"
     ways = [f"9{digits}"] if is_number else [f"sync-test-{digits}-", f"T{digits}", f"9{digits}"]

@@ -21,7 +21,7 @@ from sync_orchestrator.core.version_guard import Rules
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from sync_orchestrator.config import Config, Entity, Retry, ThirdPartySystem
+    from sync_orchestrator.config import Config, EntitySettings, RetrySettings, ThirdPartySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,13 @@ class EntityContext:
     """One entity: its rules, its source systems by part, its collection at the third party."""
 
     name: str
-    settings: Entity
-    retry: Retry
+    settings: EntitySettings
+    retry: RetrySettings
     rules: Rules
     mapping: PayloadMapping
     sources: dict[str, SourceSystem]
     third_party: ThirdParty
-    system: ThirdPartySystem
+    system: ThirdPartySettings
     outcomes: OutcomeRouting
     """Who gets the outcomes of its records."""
 
@@ -79,7 +79,7 @@ class Context:
         """The entities that are kept at one third party."""
         return [entity for entity in self.entities.values() if entity.system_name == name]
 
-    def systems(self) -> Iterator[tuple[str, ThirdPartySystem]]:
+    def iterate_systems(self) -> Iterator[tuple[str, ThirdPartySettings]]:
         """The third parties of the configuration with their names."""
         return iter(self.config.third_parties.items())
 

@@ -23,7 +23,7 @@ class CrashPoint:
         self._signals = {
             number: times
             for variable, number in (("SYNC_CRASH_AT", "SIGKILL"), ("SYNC_STOP_AT", "SIGSTOP"))
-            if (times := _wanted(os.environ.get(variable, ""), name))
+            if (times := _parse_hit_count(os.environ.get(variable, ""), name))
         }
 
     def __call__(self) -> None:
@@ -37,6 +37,6 @@ class CrashPoint:
                 signal.pthread_kill(threading.get_ident(), getattr(signal, name))
 
 
-def _wanted(setting: str, name: str) -> int:
+def _parse_hit_count(setting: str, name: str) -> int:
     place, _, times = setting.partition(":")
     return int(times or 1) if place == name else 0

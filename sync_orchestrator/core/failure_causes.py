@@ -53,9 +53,9 @@ def cause_of(failure: CallFailed, key: str | None = None) -> str:
     """Returns the cause of a failed call; ``key`` is the record's, which is left out of it."""
     reason = (failure.reason or "").strip()
     if reason and reason not in failure.detail:
-        return _normalized(reason, key) or _of_status(failure.status)
+        return _normalize_line(reason, key) or _of_status(failure.status)
     if failure.status is not None and _STATUS.match(failure.detail) is None:
-        return f"{_of_status(failure.status)}: {_normalized(failure.detail, key)}"[:_MAX_LENGTH].rstrip(": ")
+        return f"{_of_status(failure.status)}: {_normalize_line(failure.detail, key)}"[:_MAX_LENGTH].rstrip(": ")
     return cause_of_error(failure.detail, key)
 
 
@@ -63,7 +63,7 @@ def cause_of_error(error: str | None, key: str | None = None) -> str:
     """Returns the cause that the text of an error stands for, as it is stored with records and events."""
     text = " ".join((error or "")[:_MAX_SCANNED].split())
     if (found := _STATUS.match(text)) is None:
-        return _normalized(text, key) or "no error text"
+        return _normalize_line(text, key) or "no error text"
     plain = _of_status(found["status"])
     said = found["text"] or ""
     if said.startswith("an HTML page"):
@@ -71,8 +71,8 @@ def cause_of_error(error: str | None, key: str | None = None) -> str:
     if said.startswith(("{", "[")):
         said = _error_text(said)
     elif found["means"]:
-        return _normalized(said, key) or plain
-    return f"{plain}: {said}"[:_MAX_LENGTH] if (said := _normalized(said, key)) else plain
+        return _normalize_line(said, key) or plain
+    return f"{plain}: {said}"[:_MAX_LENGTH] if (said := _normalize_line(said, key)) else plain
 
 
 def error_class(error: str | None) -> str | None:
@@ -102,7 +102,7 @@ def _error_text(document: str) -> str:
     return ""
 
 
-def _normalized(text: str, key: str | None) -> str:
+def _normalize_line(text: str, key: str | None) -> str:
     """One line without what belongs to a single record."""
     text = " ".join(text[:_MAX_SCANNED].split())
     if key:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sync_orchestrator.errors import Failure
 
 if TYPE_CHECKING:
-    from sync_orchestrator.config import Retry
+    from sync_orchestrator.config import RetrySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Decision:
 
 
 def after_failure(
-    policy: Retry,
+    policy: RetrySettings,
     spent: int,
     failure: Failure,
     *,
@@ -43,11 +43,11 @@ def after_failure(
     attempts = spent + 1
     if failure is Failure.PERMANENT or attempts > policy.retries:
         return Decision(attempts, None)
-    wait = _doubled(policy, spent)
+    wait = _compute_backoff(policy, spent)
     return Decision(attempts, max(asked, wait * (1 + policy.jitter * draw)))
 
 
-def after_conflict(policy: Retry, spent: int, *, draw: float = 0.0) -> Decision:
+def after_conflict(policy: RetrySettings, spent: int, *, draw: float = 0.0) -> Decision:
     """What follows a refusal that names another record while other records are under way (rule 26).
 
     A unique value that another record still has may be free soon, so it is tried again as any failure that may pass.
@@ -55,7 +55,7 @@ def after_conflict(policy: Retry, spent: int, *, draw: float = 0.0) -> Decision:
     return after_failure(policy, spent, Failure.TRANSIENT, draw=draw)
 
 
-def _doubled(policy: Retry, spent: int) -> float:
+def _compute_backoff(policy: RetrySettings, spent: int) -> float:
     try:
         return min(policy.max_wait, policy.first_wait * policy.factor**spent)
     except OverflowError:

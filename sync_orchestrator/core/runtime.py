@@ -56,7 +56,7 @@ class _Interrupts:
             for name in _INTERRUPTING_SIGNALS:
                 number = getattr(signal, name, None)
                 if number is not None and signal.getsignal(number) not in (None, signal.SIG_IGN):
-                    self._handlers[number] = signal.signal(number, self._take)
+                    self._handlers[number] = signal.signal(number, self._handle_signal)
         return self
 
     def __exit__(
@@ -65,14 +65,14 @@ class _Interrupts:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if self.error is not None:
-            ending.withdraw()
+            ending.withdraw_request()
             raise self.error from None
 
     @contextmanager
-    def calling(self, cancel: Callable[[], object]) -> Iterator[None]:
+    def cancel_on_interrupt(self, cancel: Callable[[], object]) -> Iterator[None]:
         """Calls ``cancel`` in the running loop at each interrupt while the block lasts, and at an earlier one."""
         self._loop, self._cancel = asyncio.get_running_loop(), cancel
-        self._request()
+        self._request_cancel()
         try:
             yield
         finally:
@@ -86,7 +86,7 @@ class _Interrupts:
         present = asyncio.current_task()
         if self.error is None or present is None:
             return
-        with suppress(asyncio.CancelledError), self.calling(present.cancel):
+        with suppress(asyncio.CancelledError), self.cancel_on_interrupt(present.cancel):
             while (others := asyncio.all_tasks() - {present}) and (left := self._ends - time.monotonic()) > 0:
                 await asyncio.wait(others, timeout=left)
         for other in others:
@@ -94,9 +94,9 @@ class _Interrupts:
         if others:
             await asyncio.wait(others, timeout=_CUT_OFF_SECONDS)
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         try:
-            _handle(self._handlers[number], number, frame)
+            _call_handler(self._handlers[number], number, frame)
         except BaseException as error:
             self._count += 1
             self.error = self.error or error
@@ -108,18 +108,18 @@ class _Interrupts:
         if self._count == 1 and sys.stderr.isatty():
             print(f"\nending: calls under way have {GRACE_SECONDS:.0f} s; again cuts them off", file=sys.stderr)
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._request)
+            self._loop.call_soon_threadsafe(self._request_cancel)
 
-    def _request(self) -> None:
+    def _request_cancel(self) -> None:
         if self._loop is not None and self._passed_on < self._count:  # a second cancellation cuts off, so never twice
             if not self._passed_on:
                 self._ends = time.monotonic() + GRACE_SECONDS + _CUT_OFF_SECONDS
             self._passed_on = self._count
-            ending.request()
+            ending.request_end()
             self._cancel()
 
 
-def _handle(handler: Any, number: int, frame: FrameType | None) -> None:
+def _call_handler(handler: Any, number: int, frame: FrameType | None) -> None:
     """Does what a signal would do here. Raises what its handler raises; SystemExit where it would end the process."""
     if handler is signal.SIG_DFL:
         raise SystemExit(128 + number)
@@ -133,18 +133,18 @@ def perform(context: Context, work: Awaitable[T]) -> T:
     order: calls under way have GRACE_SECONDS, nothing new begins, leases are given back. Then it is raised here.
     """
 
-    async def performed() -> T:
+    async def perform_work() -> T:
         task = asyncio.current_task()
         assert task is not None
         try:
-            with interrupts.calling(task.cancel):
+            with interrupts.cancel_on_interrupt(task.cancel):
                 return await work
         finally:
             await interrupts.end_others()
             await context.close()
 
     with seldom_collecting(), _Interrupts() as interrupts:
-        return uvloop.run(performed())
+        return uvloop.run(perform_work())
 
 
 def perform_each(
@@ -164,28 +164,28 @@ def perform_each(
         for task in tasks:
             task.cancel()
 
-    async def one(item: Item) -> None:
+    async def perform_item(item: Item) -> None:
         try:
             came: T | Exception = await work(item)
         except Exception as error:
             came = error
         ended.put_nowait((item, came))
 
-    async def following() -> tuple[Item, T | Exception] | None:
+    async def next_result() -> tuple[Item, T | Exception] | None:
         present = asyncio.current_task()
         assert present is not None
-        with interrupts.calling(present.cancel):
+        with interrupts.cancel_on_interrupt(present.cancel):
             while interrupts.error is None and len(tasks) < at_once and (item := next(left, None)) is not None:
-                task = asyncio.get_running_loop().create_task(one(item))
+                task = asyncio.get_running_loop().create_task(perform_item(item))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
             if not tasks and ended.empty():
                 return None
             return await ended.get()
 
-    async def finish() -> None:
+    async def end_tasks() -> None:
         try:
-            with interrupts.calling(cancel_all):
+            with interrupts.cancel_on_interrupt(cancel_all):
                 if not any(task.cancelling() for task in tasks):
                     cancel_all()
                 if tasks:
@@ -196,10 +196,10 @@ def perform_each(
 
     with seldom_collecting(), _Interrupts() as interrupts, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            while (pair := runner.run(following())) is not None:
+            while (pair := runner.run(next_result())) is not None:
                 yield pair
         finally:
-            runner.run(finish())
+            runner.run(end_tasks())
 
 
 @contextmanager

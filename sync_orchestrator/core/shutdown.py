@@ -24,16 +24,16 @@ NOT_BEGUN = "this process is about to end: the call was not begun"
 _log = logging.getLogger("sync_orchestrator.ending")
 
 
-class Ending:
+class ShutdownRequest:
     """The request to end the work of this process."""
 
     def __init__(self) -> None:
         self.is_requested = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: set[asyncio.Task[Any]] = set()
-        self._refused: set[asyncio.Task[Any]] = set()
+        self._waiting: set[asyncio.Task[object]] = set()
+        self._refused: set[asyncio.Task[object]] = set()
 
-    def request(self) -> None:
+    def request_end(self) -> None:
         """Notes the request, and refuses the calls of the running event loop.
 
         These are the calls that wait for their turn, and those that begin to wait later.
@@ -44,13 +44,13 @@ class Ending:
             self._refused.add(task)
             task.cancel()
 
-    def withdraw(self) -> None:
+    def withdraw_request(self) -> None:
         """Forgets the request: the work that it ended is over."""
         self.is_requested = False
         self._loop = None
 
     @contextmanager
-    def refuses(self) -> Iterator[None]:
+    def refuse_when_requested(self) -> Iterator[None]:
         """While the block lasts, the present task waits for its turn to make a call.
 
         Raises CallFailed (``NOT_BEGUN``) where the end is requested meanwhile, or was requested before: work learns of
@@ -107,5 +107,5 @@ async def ended_in_order(work: Coroutine[Any, Any, T], end: Callable[[], object]
         raise
 
 
-ending = Ending()
+ending = ShutdownRequest()
 """Of this process."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
@@ -26,7 +26,7 @@ MAX_HEADER_LENGTH = 200
 _current: ContextVar[Mapping[str, str] | None] = ContextVar("sync_orchestrator_trace", default=None)
 
 
-def trace_of(value: Any) -> str | None:
+def trace_of(value: object) -> str | None:
     """Reads a ``traceparent``.
 
     Args:
@@ -38,16 +38,16 @@ def trace_of(value: Any) -> str | None:
     if not isinstance(value, str) or len(value) > MAX_HEADER_LENGTH:
         return None
     parent = _span_context(value)
-    return None if parent is None else _headers(parent)["traceparent"]
+    return None if parent is None else _build_headers(parent)["traceparent"]
 
 
-def header() -> Mapping[str, str]:
+def get_trace_headers() -> Mapping[str, str]:
     """Returns the trace headers for a call made now: ``traceparent``, and ``tracestate`` where a tracer sets it."""
     return _current.get() or {}
 
 
 @contextmanager
-def following(parent: str | None, name: str, **attributes: str) -> Iterator[None]:
+def continue_trace(parent: str | None, name: str, **attributes: str) -> Iterator[None]:
     """Makes the calls within the block a step of a trace: they carry its ``traceparent``, with a span id of their own.
 
     Args:
@@ -66,7 +66,7 @@ def following(parent: str | None, name: str, **attributes: str) -> Iterator[None
         step = span.get_span_context()
         if step.span_id == before.span_id:  # no SDK is set up: the API passes the parent's span on
             step = _child_of(before)
-        token = _current.set(_headers(step))
+        token = _current.set(_build_headers(step))
         try:
             yield
         finally:
@@ -74,7 +74,7 @@ def following(parent: str | None, name: str, **attributes: str) -> Iterator[None
 
 
 @cache
-def _propagator() -> TraceContextTextMapPropagator:
+def _load_propagator() -> TraceContextTextMapPropagator:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     return TraceContextTextMapPropagator()
@@ -84,15 +84,15 @@ def _span_context(traceparent: str) -> SpanContext | None:
     from opentelemetry.context import Context
     from opentelemetry.trace import get_current_span
 
-    found = get_current_span(_propagator().extract({"traceparent": traceparent}, Context())).get_span_context()
+    found = get_current_span(_load_propagator().extract({"traceparent": traceparent}, Context())).get_span_context()
     return found if found.is_valid else None
 
 
-def _headers(step: SpanContext) -> dict[str, str]:
+def _build_headers(step: SpanContext) -> dict[str, str]:
     from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
     carrier: dict[str, str] = {}
-    _propagator().inject(carrier, set_span_in_context(NonRecordingSpan(step)))
+    _load_propagator().inject(carrier, set_span_in_context(NonRecordingSpan(step)))
     return carrier
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
+
+from sync_orchestrator.core.ports import Json
 
 TOMBSTONE_HASH = b"\xff" * 16
 """The content hash of every deletion: of two equal versions the deletion is the larger."""
@@ -58,7 +60,7 @@ def seconds_too_far(version: int, kind: Literal["time", "number"], now: float, m
     return max(0.0, version / 1e6 - now - most) if kind == "time" else 0.0
 
 
-class Guard(StrEnum):
+class StateComparison(StrEnum):
     """How an offered state of a part compares to the archived one."""
 
     NEWER = "newer"
@@ -70,7 +72,7 @@ class Guard(StrEnum):
     """The source shows other content at an older version than the archived one: a replica that lags, or the truth."""
 
 
-def guard(present: Stamp | None, offered: Stamp, *, can_read: bool, settled: bool = False) -> Guard:
+def compare_states(present: Stamp | None, offered: Stamp, *, can_read: bool, settled: bool = False) -> StateComparison:
     """Compares an offered state with the archived one.
 
     Of equal versions the later one wins (rule 30): a read is later by its read sequence, an event by its arrival, and
@@ -86,34 +88,38 @@ def guard(present: Stamp | None, offered: Stamp, *, can_read: bool, settled: boo
         settled: Whether the archived state is older than the lag that is allowed to a source.
     """
     if present is None:
-        return Guard.NEWER
+        return StateComparison.NEWER
     if offered.epoch != present.epoch:
-        return Guard.NEWER if offered.epoch > present.epoch else Guard.OLDER
+        return StateComparison.NEWER if offered.epoch > present.epoch else StateComparison.OLDER
     if present.inferred and not offered.is_deletion:
         return _found_again(present, offered, can_read=can_read)
     if offered.version > present.version:
-        return Guard.NEWER
+        return StateComparison.NEWER
     later = offered.order > present.order
     if offered.version < present.version:
         if not (offered.is_read and later) or offered.content_hash == present.content_hash:
-            return Guard.OLDER
-        return Guard.NEWER if settled else Guard.BEHIND
+            return StateComparison.OLDER
+        return StateComparison.NEWER if settled else StateComparison.BEHIND
     if present.content_hash == offered.content_hash:
-        return Guard.SAME
+        return StateComparison.SAME
     if offered.is_read and present.order == offered.order:  # one listing shows the key twice
-        return Guard.NEWER if offered.content_hash > present.content_hash else Guard.OLDER
+        return StateComparison.NEWER if offered.content_hash > present.content_hash else StateComparison.OLDER
     if can_read and not offered.is_read:
-        return Guard.TIE
-    return Guard.NEWER if later else Guard.OLDER
+        return StateComparison.TIE
+    return StateComparison.NEWER if later else StateComparison.OLDER
 
 
-def _found_again(tombstone: Stamp, offered: Stamp, *, can_read: bool) -> Guard:
+def _found_again(tombstone: Stamp, offered: Stamp, *, can_read: bool) -> StateComparison:
     if offered.version > tombstone.version:
-        return Guard.NEWER
+        return StateComparison.NEWER
     if can_read and not offered.is_read:
-        return Guard.TIE
+        return StateComparison.TIE
     later = offered.order > tombstone.order
-    return Guard.NEWER if later and (offered.is_read or offered.version == tombstone.version) else Guard.OLDER
+    return (
+        StateComparison.NEWER
+        if later and (offered.is_read or offered.version == tombstone.version)
+        else StateComparison.OLDER
+    )
 
 
 Action = Literal["create", "update", "delete"]
@@ -127,7 +133,7 @@ class Change:
     part: str
     action: Action
     stamp: Stamp
-    data: dict[str, Any] | None
+    data: Json | None
     group: str | None = None
     seq: int | None = None
 
@@ -187,47 +193,47 @@ def decide(record: RecordState, change: Change, rules: Rules) -> Verdict:
     A read that confirms what events told leaves its read sequence, so that later events of that version do not
     overrule it. (One that confirms an earlier read leaves none: a full sync of unchanged data writes nothing.)
     """
-    verdict = _judge(record, change, rules)
+    verdict = _judge_change(record, change, rules)
     if verdict in (Verdict.ACCEPTED, Verdict.KEPT):
-        _apply(record, change, rules, revive=verdict is Verdict.ACCEPTED)
-    elif verdict is Verdict.DUPLICATE and _confirms(record.parts[change.part], change, rules):
+        _apply_change(record, change, rules, revive=verdict is Verdict.ACCEPTED)
+    elif verdict is Verdict.DUPLICATE and _is_later_confirmation(record.parts[change.part], change, rules):
         record.parts[change.part] = change.stamp
     return verdict
 
 
-def _confirms(present: Stamp, change: Change, rules: Rules) -> bool:
+def _is_later_confirmation(present: Stamp, change: Change, rules: Rules) -> bool:
     """Whether the same state, told again, is to be remembered as the later one."""
     if change.stamp.is_read:
         return not present.is_read
     return change.part not in rules.readable and change.stamp.order > present.order
 
 
-def _judge(record: RecordState, change: Change, rules: Rules) -> Verdict:
+def _judge_change(record: RecordState, change: Change, rules: Rules) -> Verdict:
     is_owner = change.part == rules.owner
     if rules.owner not in record.parts and not change.stamp.is_read:
         needs_record = change.action == "update" or (change.action == "create" and not is_owner)
         if needs_record and rules.on_missing != "upsert":
             return Verdict.FETCH if rules.on_missing == "fetch" else Verdict.MISSING
-    match guard(
+    match compare_states(
         record.parts.get(change.part),
         change.stamp,
         can_read=change.part in rules.readable,
         settled=change.part in record.settled,
     ):
-        case Guard.OLDER:
+        case StateComparison.OLDER:
             return Verdict.SUPERSEDED
-        case Guard.BEHIND:
+        case StateComparison.BEHIND:
             return Verdict.BEHIND
-        case Guard.SAME:
+        case StateComparison.SAME:
             return Verdict.DUPLICATE
-        case Guard.TIE:
+        case StateComparison.TIE:
             return Verdict.TIE
     if is_owner and not change.deleted and not (change.group or record.group):
         return Verdict.NO_GROUP
     return Verdict.KEPT if record.deleted and not is_owner else Verdict.ACCEPTED
 
 
-def _apply(record: RecordState, change: Change, rules: Rules, *, revive: bool) -> None:
+def _apply_change(record: RecordState, change: Change, rules: Rules, *, revive: bool) -> None:
     record.parts[change.part] = change.stamp
     if change.part == rules.owner:
         record.deleted = change.deleted

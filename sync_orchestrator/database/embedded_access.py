@@ -91,7 +91,11 @@ class DatabaseAccess:
         Raises:
             ConfigError: Another user owns the remembered folder, or no place is short enough.
         """
-        folder = self._data if _fits(self._data) else self._remembered(user) or self._make_socket_folder(user)
+        folder = (
+            self._data
+            if _is_usable_socket_folder(self._data)
+            else self._find_remembered_folder(user) or self._make_socket_folder(user)
+        )
         for name in (SOCKET_NAME, f"{SOCKET_NAME}.lock"):  # a killed server leaves them
             with suppress(FileNotFoundError):
                 os.unlink(folder / name)
@@ -113,7 +117,7 @@ class DatabaseAccess:
         except (OSError, ValueError):
             return None
 
-    def _remembered(self, user: ServerUser) -> Path | None:
+    def _find_remembered_folder(self, user: ServerUser) -> Path | None:
         folder = self._read_socket_folder()
         if folder is None or not os.path.lexists(folder):
             return None
@@ -126,11 +130,11 @@ class DatabaseAccess:
             ) from None
         if os.lstat(folder).st_mode & OPEN_BITS:
             raise ConfigError(f"the folder of the embedded Postgres's socket, {folder}, is open to other users: {hint}")
-        return folder if _fits(folder) else None
+        return folder if _is_usable_socket_folder(folder) else None
 
     def _make_socket_folder(self, user: ServerUser) -> Path:
         for parent in _runtime_folders(user):
-            if _fits(parent / "sync-12345678") and user.can_enter(parent):
+            if _is_usable_socket_folder(parent / "sync-12345678") and user.can_enter(parent):
                 with suppress(OSError):
                     folder = Path(tempfile.mkdtemp(prefix="sync-", dir=parent))  # with mode 0700
                     if user.is_other:
@@ -160,7 +164,7 @@ def _runtime_folders(user: ServerUser) -> list[Path]:
     return folders
 
 
-def _fits(folder: Path) -> bool:
+def _is_usable_socket_folder(folder: Path) -> bool:
     path = str(folder / SOCKET_NAME)
     return _PLAIN_PATH.fullmatch(path) is not None and len(path) <= MAX_SOCKET_BYTES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.db.locks import AdvisoryLock, lock
+from sync_orchestrator.core.db.locks import AdvisoryLock, acquire_lock
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.partitions import ensure_partitions
 
@@ -18,10 +18,10 @@ _FOLDER = Path(__file__).parent / "migrations"
 def migrate(engine: Engine) -> None:
     """Runs the migrations that are missing, in one transaction; processes that start together take turns."""
     with engine.begin() as connection:
-        lock(connection, AdvisoryLock.MIGRATIONS)
+        acquire_lock(connection, AdvisoryLock.MIGRATIONS)
         connection.exec_driver_sql("CREATE SCHEMA IF NOT EXISTS sync")
         if not is_newest(connection):
-            _upgrade(connection)
+            _upgrade_to_head(connection)
         ensure_partitions(connection)
 
 
@@ -44,7 +44,7 @@ def is_newest(connection: Connection) -> bool:
     return [row.version_num for row in rows] == [newest_revision()]
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade_to_head(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config as AlembicConfig
 

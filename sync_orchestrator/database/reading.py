@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from sync_orchestrator.core.db.session import prepare
+from sync_orchestrator.core.db.session import prepare_session
 from sync_orchestrator.core.db.session_settings import add_settings
 from sync_orchestrator.database.migrate import is_newest
 
@@ -52,7 +52,7 @@ def open_for_reading(login: Mapping[str, Any]) -> Engine | None:
         return None
     opened = _ReadingEngine(driver)
     try:
-        prepare(driver)
+        prepare_session(driver)
         driver.read_only = True
         driver.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         with opened.begin() as connection:
@@ -83,7 +83,7 @@ class _ReadingConnection:
     def __init__(self, driver: psycopg.Connection[Any]) -> None:
         self._driver = driver
 
-    def exec_driver_sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> _Result:
+    def exec_driver_sql(self, statement: str, parameters: Mapping[str, object] | None = None) -> _Result:
         return _Result(self._driver.cursor(row_factory=_rows_by_name).execute(statement.encode(), parameters or None))
 
 
@@ -102,7 +102,7 @@ class _Row(tuple[Any, ...]):
     _names: tuple[str, ...] = ()
 
     @property
-    def _mapping(self) -> dict[str, Any]:
+    def _mapping(self) -> dict[str, object]:
         return dict(zip(self._names, self, strict=True))
 
     def __getattr__(self, name: str) -> Any:
@@ -112,6 +112,6 @@ class _Row(tuple[Any, ...]):
             raise AttributeError(name) from None
 
 
-def _rows_by_name(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], _Row]:
+def _rows_by_name(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[object]], _Row]:
     names = tuple(column.name for column in cursor.description or ())
     return type("_Row", (_Row,), {"_names": names, "__slots__": ()})

@@ -13,7 +13,7 @@ SUPERUSER = "postgres"
 _PID_FILE_LINES = ("pid", "folder", "started", "port", "socket_folder", "listens_on", "shared_memory", "status")
 
 
-def exists(folder: Path) -> bool:
+def has_database(folder: Path) -> bool:
     """Whether a database was ever made in ``folder``."""
     return os.path.exists(folder.expanduser().resolve() / "PG_VERSION")  # False where the folder is another user's
 

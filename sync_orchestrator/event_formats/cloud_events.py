@@ -11,25 +11,24 @@ Not here: bodies and batches (``intake.py``), what is JSON (``strict_json.py``).
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from jmespath.exceptions import JMESPathError
 
-from sync_orchestrator.config import Config, Entity
+from sync_orchestrator.config import Config, EntitySettings
 from sync_orchestrator.core.ledger.recording import ChangeEvent
 from sync_orchestrator.core.tracing import trace_of
-from sync_orchestrator.core.values.names import NoName, canonical_name, composed
+from sync_orchestrator.core.values.names import NoName, canonical_name, to_nfc
 from sync_orchestrator.core.values.source_versions import version_of
 from sync_orchestrator.core.version_guard import Action
 from sync_orchestrator.errors import InvalidEvent
-from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.selectors import compile_selector
 
 _ACTIONS: dict[str, Action] = {"created": "create", "updated": "update", "deleted": "delete"}
 _LONGEST = {"id": 200, "source": 100, "type": 100, "subject": 400, "group": 200}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def change_event(document: Any, config: Config) -> ChangeEvent:
+def change_event(document: object, config: Config) -> ChangeEvent:
     """Reads one CloudEvent.
 
     Raises InvalidEvent naming the field and what is wrong with it.
@@ -38,26 +37,26 @@ def change_event(document: Any, config: Config) -> ChangeEvent:
         raise InvalidEvent("an event must be a JSON object")
     if document.get("specversion") != "1.0":
         raise InvalidEvent("must be '1.0'", "specversion")
-    name, action = _type(_text(document, "type"), config)
+    name, action = _read_type(_read_text(document, "type"), config)
     entity = config.entities[name]
-    source = _text(document, "source")
+    source = _read_text(document, "source")
     if source not in entity.parts:
         raise InvalidEvent(f"must be a source system of {name}: {', '.join(entity.parts)}", "source")
-    data = _data(document)
+    data = _read_data(document)
     return ChangeEvent(
         source=source,
-        event_id=_text(document, "id"),
+        event_id=_read_text(document, "id"),
         entity=name,
-        key=_key(document),
+        key=_read_key(document),
         action=action,
-        version=_version(document, entity, source),
+        version=_read_version(document, entity, source),
         data=None if action == "delete" else data,
-        group=_group(document, entity, source, data),
+        group=_read_group(document, entity, source, data),
         trace=trace_of(document.get("traceparent")),
     )
 
 
-def _type(value: str, config: Config) -> tuple[str, Action]:
+def _read_type(value: str, config: Config) -> tuple[str, Action]:
     name, _, what = value.rpartition(".")
     if what not in _ACTIONS:
         raise InvalidEvent("must be <entity>.created, <entity>.updated or <entity>.deleted", "type")
@@ -66,14 +65,14 @@ def _type(value: str, config: Config) -> tuple[str, Action]:
     return name, _ACTIONS[what]
 
 
-def _text(document: dict[str, Any], field: str) -> str:
+def _read_text(document: dict[str, object], field: str) -> str:
     value = document.get(field)
     if not isinstance(value, str) or not value:
         raise InvalidEvent("is needed, as text", field)
-    return _checked(value, field)
+    return _check_text(value, field)
 
 
-def _checked(value: str, field: str) -> str:
+def _check_text(value: str, field: str) -> str:
     most = _LONGEST[field]
     if len(value) <= most and value.isascii() and value.isprintable():
         return value
@@ -84,14 +83,14 @@ def _checked(value: str, field: str) -> str:
     return value
 
 
-def _key(document: dict[str, Any]) -> str:
-    key = composed(_text(document, "subject"))
+def _read_key(document: dict[str, object]) -> str:
+    key = to_nfc(_read_text(document, "subject"))
     if key in (".", ".."):
         raise InvalidEvent("is a path, not a key", "subject")
     return key
 
 
-def _version(document: dict[str, Any], entity: Entity, source: str) -> int:
+def _read_version(document: dict[str, object], entity: EntitySettings, source: str) -> int:
     field = "time" if document.get("version") is None else "version"
     kind = entity.parts[source].version.kind
     wanted = "a whole number of at most 63 bits" if kind == "number" else "an ISO 8601 time, or seconds since 1970"
@@ -103,7 +102,7 @@ def _version(document: dict[str, Any], entity: Entity, source: str) -> int:
         raise InvalidEvent(f"must be {wanted}", field) from None
 
 
-def _data(document: dict[str, Any]) -> dict[str, Any] | None:
+def _read_data(document: dict[str, object]) -> dict[str, object] | None:
     if document.get("data_base64") is not None:
         raise InvalidEvent("is not taken; send data as a JSON object", "data_base64")
     data = document.get("data")
@@ -115,7 +114,9 @@ def _data(document: dict[str, Any]) -> dict[str, Any] | None:
     return None if partial in (True, "true") else data
 
 
-def _group(document: dict[str, Any], entity: Entity, source: str, data: dict[str, Any] | None) -> str | None:
+def _read_group(
+    document: dict[str, object], entity: EntitySettings, source: str, data: dict[str, object] | None
+) -> str | None:
     told = document.get("group")
     try:
         group = canonical_name(told)
@@ -123,12 +124,12 @@ def _group(document: dict[str, Any], entity: Entity, source: str, data: dict[str
         raise InvalidEvent(f"must be text: {error}", "group") from None
     field, path = "group", entity.parts[source].group
     if source == entity.owner and data is not None and path is not None:
-        own = _found(path, data)
+        own = _find_group(path, data)
         field, group = (field, group) if own is None else (f"data ({path})", own)
     if group is None:
         return None
     try:
-        _checked(group, "group")
+        _check_text(group, "group")
     except InvalidEvent as error:
         raise InvalidEvent(str(error), field) from None
     if "..." in group:
@@ -136,9 +137,9 @@ def _group(document: dict[str, Any], entity: Entity, source: str, data: dict[str
     return group
 
 
-def _found(path: str, data: dict[str, Any]) -> str | None:
+def _find_group(path: str, data: dict[str, object]) -> str | None:
     try:
-        return canonical_name(compiled(path).search(data))
+        return canonical_name(compile_selector(path).search(data))
     except NoName as error:
         raise InvalidEvent(f"no business group can be read from it: {error}", f"data ({path})") from None
     except (JMESPathError, TypeError, ValueError, ArithmeticError):

@@ -41,37 +41,40 @@ def parse(body: bytes, *, outer: int = 0) -> Any:
     return document
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_repeated_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise InvalidEvent("a name stands twice in one JSON object")
     return found
 
 
-def _constant(name: str) -> Any:
+def _refuse_constant(name: str) -> object:
     raise InvalidEvent(f"{name} is not JSON")
 
 
-def _whole(text: str) -> int:
+def _parse_whole_number(text: str) -> int:
     try:
-        return exact_json.whole(text)
+        return exact_json.parse_whole_number(text)
     except ValueError as error:
         raise InvalidEvent(str(error)) from None
 
 
-def _fraction(text: str) -> float | Decimal:
+def _parse_fraction(text: str) -> float | Decimal:
     try:
-        return exact_json.number(text)
+        return exact_json.parse_number(text)
     except ValueError as error:
         raise InvalidEvent(str(error)) from None
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_constant=_constant, parse_int=_whole, parse_float=_fraction
+    object_pairs_hook=_refuse_repeated_names,
+    parse_constant=_refuse_constant,
+    parse_int=_parse_whole_number,
+    parse_float=_parse_fraction,
 )
 
 
-def _check_depth(document: Any, depth: int) -> None:
+def _check_depth(document: object, depth: int) -> None:
     """Walks without recursion, so that depth is a figure and not a crash."""
     level = [document]
     for _ in range(depth):
@@ -87,7 +90,7 @@ def _check_depth(document: Any, depth: int) -> None:
     raise InvalidEvent("the JSON is nested too deeply")
 
 
-def _check_texts(document: Any) -> None:
+def _check_texts(document: object) -> None:
     left = [document]
     while left:
         value = left.pop()

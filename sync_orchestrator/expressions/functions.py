@@ -15,10 +15,10 @@ from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from typing import Any
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.exact_json import EXACT, decimal_of, is_absurd, plain, simplest
+from sync_orchestrator.exact_json import EXACT, decimal_of, is_absurd, normalize_numbers, simplify_number
 from sync_orchestrator.expressions import times as value_times
 from sync_orchestrator.expressions.times import ValueFailed
-from sync_orchestrator.texts.unicode_forms import normalized
+from sync_orchestrator.texts.unicode_forms import normalize_text
 
 MAX_TEXT_LENGTH = 50_000_000
 """Characters of the longest text that a function makes: a short text can stand for a long one, by ``replace``."""
@@ -32,7 +32,7 @@ _NUMERAL = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII
 _NUMBERED_SIGN = re.compile(r"&#0*([0-9]+)")
 
 
-_Checks = Mapping[str, Callable[[Any], Any]]
+_Checks = Mapping[str, Callable[[Any], object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +47,20 @@ class ValueFunction:
     """
 
     name: str
-    apply: Callable[..., Any]
+    apply: Callable[..., object]
     takes_null: bool = False
     checks: _Checks = field(default_factory=dict)
 
-    def call(self, *args: Any, **named: Any) -> Any:
+    def call(self, *args: object, **named: object) -> Any:
         """Calls the function. Raises ValueFailed, which names the function, for arguments that do not fit."""
         if args and args[0] is None and not self.takes_null:
             return None
         try:
-            return self._bound(args, named)(self.apply)
+            return self._bind_arguments(args, named)(self.apply)
         except (ValueError, TypeError, ArithmeticError) as error:
             raise ValueFailed(f"{self.name}: {error}") from None
 
-    def check(self, args: Sequence[Any], named: Mapping[str, Any]) -> None:
+    def check_arguments(self, args: Sequence[object], named: Mapping[str, object]) -> None:
         """Checks a call before there are values; ``UNKNOWN`` is an argument that is not known yet.
 
         Raises ValueError that names the function.
@@ -84,12 +84,14 @@ class ValueFunction:
                 shown.append(name if parameter.default is parameter.empty else f"[{name}]")
         return f"{self.name}({', '.join(shown)})"
 
-    def _bound(self, args: Sequence[Any], named: Mapping[str, Any]) -> Callable[[Callable[..., Any]], Any]:
+    def _bind_arguments(
+        self, args: Sequence[object], named: Mapping[str, object]
+    ) -> Callable[[Callable[..., object]], object]:
         bound = inspect.signature(self.apply).bind(*args, **named) if named else None
         return lambda apply: apply(*args) if bound is None else apply(*bound.args, **bound.kwargs)
 
 
-def kind_of(value: Any) -> str:
+def kind_of(value: object) -> str:
     """What a value is, for an error: ``the number 5``, ``a list``."""
     if value is None:
         return "null"
@@ -105,143 +107,144 @@ def kind_of(value: Any) -> str:
 # Texts.
 
 
-def trim(value: Any, signs: Any = None) -> str:
+def trim(value: object, signs: object = None) -> str:
     """Without blanks (or ``signs``) at both ends."""
-    return _text(value).strip(None if signs is None else _text(signs))
+    return _require_text(value).strip(None if signs is None else _require_text(signs))
 
 
-def collapse_spaces(value: Any) -> str:
+def collapse_spaces(value: object) -> str:
     """Each run of blanks and line breaks as one space, none at the ends."""
-    return " ".join(_text(value).split())
+    return " ".join(_require_text(value).split())
 
 
-def replace(value: Any, old: Any, new: Any, count: Any = None) -> str:
+def replace(value: object, old: object, new: object, count: object = None) -> str:
     """With ``new`` in place of each ``old``, or of the first ``count`` of them."""
-    text, wanted, put = _text(value), _text(old), _text(new)
+    text, wanted, put = _require_text(value), _require_text(old), _require_text(new)
     if not wanted:
         raise ValueError("there is no text to replace")
-    most = -1 if count is None else _whole(count)
+    most = -1 if count is None else _require_whole_number(count)
     places = text.count(wanted) if count is None else min(text.count(wanted), most)
     _check_length(len(text) + places * (len(put) - len(wanted)))
     return text.replace(wanted, put, most)
 
 
-def lower(value: Any) -> str:
+def lower(value: object) -> str:
     """In lower case."""
-    return _text(value).lower()
+    return _require_text(value).lower()
 
 
-def upper(value: Any) -> str:
+def upper(value: object) -> str:
     """In upper case."""
-    return _text(value).upper()
+    return _require_text(value).upper()
 
 
-def cut(value: Any, length: Any) -> str:
+def cut(value: object, length: object) -> str:
     """The first ``length`` characters."""
-    return _text(value)[: _whole(length)]
+    return _require_text(value)[: _require_whole_number(length)]
 
 
-def line_breaks(value: Any) -> str:
+def line_breaks(value: object) -> str:
     """Returns the text with a line feed for each line break."""
-    return _text(value).replace("\r\n", "\n").replace("\r", "\n")
+    return _require_text(value).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def nfc(value: Any) -> str:
+def nfc(value: object) -> str:
     """In Unicode normalization form C, in which a letter and its accent are one character."""
-    return normalized("NFC", _text(value))
+    return normalize_text("NFC", _require_text(value))
 
 
-def html_unescape(value: Any) -> str:
+def html_unescape(value: object) -> str:
     """With the characters that HTML's ``&amp;``, ``&#39;`` and the like stand for."""
     # The standard library makes a number of any length, which takes the square of that; seven digits are enough.
-    return html.unescape(_NUMBERED_SIGN.sub(lambda found: f"&#{found[1][:8]}", _text(value)))
+    return html.unescape(_NUMBERED_SIGN.sub(lambda found: f"&#{found[1][:8]}", _require_text(value)))
 
 
-def split(value: Any, separator: Any, count: Any = None) -> list[str]:
+def split(value: object, separator: object, count: object = None) -> list[str]:
     """A list of the texts between separators, cut at the first ``count`` of them; the empty text is an empty list."""
-    text, between = _text(value), _text(separator)
+    text, between = _require_text(value), _require_text(separator)
     if not between:
         raise ValueError("the separator is empty")
-    return text.split(between, -1 if count is None else _whole(count)) if text else []
+    return text.split(between, -1 if count is None else _require_whole_number(count)) if text else []
 
 
 # Lists.
 
 
-def join(values: Any, glue: Any) -> str | None:
+def join(values: object, glue: object) -> str | None:
     """One text of a list of texts and numbers. The arguments may come in either order."""
     if isinstance(values, str):
         values, glue = glue, values
     if values is None:
         return None
     pieces = [
-        to_string(item) if _is_scalar(item) else _refuse(f"{kind_of(item)} in the list") for item in _list(values)
+        to_string(item) if _is_scalar(item) else _raise_value_error(f"{kind_of(item)} in the list")
+        for item in _require_list(values)
     ]
-    between = _text(glue)
+    between = _require_text(glue)
     _check_length(sum(map(len, pieces)) + len(between) * len(pieces))
     return between.join(pieces)
 
 
-def sort(values: Any) -> list[Any]:
+def sort(values: object) -> list[object]:
     """A list in order: numbers by size, then texts by code point, then anything else by its JSON."""
-    return sorted(_list(values), key=_order)
+    return sorted(_require_list(values), key=_build_sort_key)
 
 
-def unique(values: Any) -> list[Any]:
+def unique(values: object) -> list[object]:
     """A list without what it has already; 1 and 1.0 are the same."""
-    kept: dict[tuple[int, Any], Any] = {}
-    for item in _list(values):
-        kept.setdefault(_same(item), item)
+    kept: dict[tuple[int, object], object] = {}
+    for item in _require_list(values):
+        kept.setdefault(_build_equality_key(item), item)
     return list(kept.values())
 
 
 # Numbers.
 
 
-def round_half_up(value: Any, digits: Any = 0) -> Any:
+def round_half_up(value: object, digits: object = 0) -> Any:
     """Rounded to ``digits`` behind the point, halves away from zero."""
-    return simplest(_rounded(value, digits, ROUND_HALF_UP))
+    return simplify_number(_round_decimal(value, digits, ROUND_HALF_UP))
 
 
-def round_half_even(value: Any, digits: Any = 0) -> Any:
+def round_half_even(value: object, digits: object = 0) -> object:
     """Rounded to ``digits`` behind the point, halves to the even neighbour."""
-    return simplest(_rounded(value, digits, ROUND_HALF_EVEN))
+    return simplify_number(_round_decimal(value, digits, ROUND_HALF_EVEN))
 
 
-def fixed(value: Any, digits: Any = 2) -> str:
+def fixed(value: object, digits: object = 2) -> str:
     """A text with exactly ``digits`` behind the point, halves rounded away from zero: 9.9 is "9.90"."""
-    return format(_rounded(value, digits, ROUND_HALF_UP), "f")
+    return format(_round_decimal(value, digits, ROUND_HALF_UP), "f")
 
 
-def to_number(value: Any) -> Any:
+def to_number(value: object) -> object:
     """A number of a text with all its digits; null for what is none."""
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         return value
     if not isinstance(value, str) or _NUMERAL.fullmatch(value) is None:
         return None
     text = value.strip()
-    return exact_json.whole(text) if text.lstrip("+-").isdigit() else exact_json.number(text)
+    return exact_json.parse_whole_number(text) if text.lstrip("+-").isdigit() else exact_json.parse_number(text)
 
 
-def to_string(value: Any) -> str:
+def to_string(value: object) -> str:
     """The text of a number or a truth value, the JSON of anything else; a text stays as it is."""
-    return value if isinstance(value, str) else exact_json.text(value, ascii_only=True, default=str)
+    return value if isinstance(value, str) else exact_json.dump_text(value, ascii_only=True, default=str)
 
 
 # Null.
 
 
-def coalesce(*values: Any) -> Any:
+def coalesce(*values: object) -> object:
     """The first of its arguments that is not null; null if all are."""
     return next((value for value in values if value is not None), None)
 
 
-def null_as_empty(value: Any) -> Any:
+def null_as_empty(value: object) -> object:
     """The empty text for null, anything else as it is."""
     return "" if value is None else value
 
 
-def empty_as_null(value: Any) -> Any:
+def empty_as_null(value: object) -> object:
     """Null for an empty text, list or object, anything else as it is."""
     return None if value in ("", [], {}) else value
 
@@ -249,36 +252,36 @@ def empty_as_null(value: Any) -> Any:
 # What they share.
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else _refuse(f"{kind_of(value)} is no text")
+def _require_text(value: object) -> str:
+    return value if isinstance(value, str) else _raise_value_error(f"{kind_of(value)} is no text")
 
 
-def _list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else _refuse(f"{kind_of(value)} is no list")
+def _require_list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else _raise_value_error(f"{kind_of(value)} is no list")
 
 
-def _refuse(why: str) -> Any:
+def _raise_value_error(why: str) -> Any:
     raise ValueError(why)
 
 
-def _is_scalar(value: Any) -> bool:
+def _is_scalar(value: object) -> bool:
     return isinstance(value, str | bool | int | float | Decimal)
 
 
-def _whole(value: Any) -> int:
+def _require_whole_number(value: object) -> int:
     number = value if isinstance(value, int | float | Decimal) and not isinstance(value, bool) else None
     if number is None or number != int(number) or number < 0:
         raise ValueError(f"{kind_of(value)} is no whole number")
     return int(number)
 
 
-def _digits(value: Any) -> int:
-    if (digits := _whole(value)) > MAX_ROUND_DIGITS:
+def _require_digits(value: object) -> int:
+    if (digits := _require_whole_number(value)) > MAX_ROUND_DIGITS:
         raise ValueError(f"at most {MAX_ROUND_DIGITS} digits")
     return digits
 
 
-def _decimal(value: Any) -> Decimal:
+def _require_decimal(value: object) -> Decimal:
     if isinstance(value, str):
         value = to_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
@@ -289,12 +292,12 @@ def _decimal(value: Any) -> Decimal:
     return exact
 
 
-def _rounded(value: Any, digits: Any, rounding: str) -> Decimal:
+def _round_decimal(value: object, digits: object, rounding: str) -> Decimal:
     try:
-        exact = _decimal(value)
+        exact = _require_decimal(value)
     except ValueError:
         raise ValueError(f"{kind_of(value)} is no number") from None
-    rounded = exact.quantize(Decimal(1).scaleb(-_digits(digits)), rounding=rounding, context=EXACT)
+    rounded = exact.quantize(Decimal(1).scaleb(-_require_digits(digits)), rounding=rounding, context=EXACT)
     return rounded if rounded else abs(rounded)  # no minus before 0.00
 
 
@@ -303,20 +306,20 @@ def _check_length(length: int) -> None:
         raise ValueError(f"the text would have more than {MAX_TEXT_LENGTH} characters")
 
 
-def _order(item: Any) -> tuple[int, Any]:
+def _build_sort_key(item: object) -> tuple[int, object]:
     if isinstance(item, int | float | Decimal) and not isinstance(item, bool):
         return 0, item
-    return (1, item) if isinstance(item, str) else (2, exact_json.text(plain(item), sort_keys=True))
+    return (1, item) if isinstance(item, str) else (2, exact_json.dump_text(normalize_numbers(item), sort_keys=True))
 
 
-def _same(item: Any) -> tuple[int, Any]:
-    return _order(item) if not isinstance(item, float | Decimal) else (0, decimal_of(item))
+def _build_equality_key(item: object) -> tuple[int, object]:
+    return _build_sort_key(item) if not isinstance(item, float | Decimal) else (0, decimal_of(item))
 
 
-def _functions() -> dict[str, ValueFunction]:
-    digits: _Checks = {"digits": _digits}
+def _build_functions() -> dict[str, ValueFunction]:
+    digits: _Checks = {"digits": _require_digits}
     times: _Checks = {"format": value_times.check_format, "zone": value_times.zone_of}
-    simple: list[Callable[..., Any]] = [
+    simple: list[Callable[..., object]] = [
         trim,
         collapse_spaces,
         replace,
@@ -334,7 +337,7 @@ def _functions() -> dict[str, ValueFunction]:
         each.name: each
         for each in (
             *(ValueFunction(function.__name__, function) for function in simple),
-            ValueFunction("cut", cut, checks={"length": _whole}),
+            ValueFunction("cut", cut, checks={"length": _require_whole_number}),
             ValueFunction("round", round_half_up, checks=digits),
             ValueFunction("round_half_even", round_half_even, checks=digits),
             ValueFunction("fixed", fixed, checks=digits),
@@ -351,7 +354,7 @@ def _functions() -> dict[str, ValueFunction]:
     }
 
 
-FUNCTIONS = _functions()
+FUNCTIONS = _build_functions()
 """All functions, by name."""
 
 REPLACE_NULL = frozenset({"coalesce", "null_as_empty"})

@@ -31,20 +31,20 @@ _FIELDS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 
 
 @cache
-def compiled(expression: str) -> ParsedResult:
+def compile_selector(expression: str) -> ParsedResult:
     """The expression, ready to ``search`` documents. Raises JMESPathError for what is none."""
     parsed = jmespath.compile(expression)
     return _Fields(parsed) if _FIELDS.fullmatch(expression) else _Contained(parsed.expression, parsed.parsed)
 
 
-def _as_method(function: ValueFunction) -> Callable[..., Any]:
+def _as_method(function: ValueFunction) -> Callable[..., object]:
     """A function of the registry as JMESPath's interpreter calls it."""
 
     @signature({"types": [], "variadic": True})
-    def method(self: Functions, *args: Any) -> Any:
+    def call_function(self: Functions, *args: object) -> Any:
         return function.call(*args)
 
-    return method
+    return call_function
 
 
 _METHODS = {f"_func_{name}": _as_method(function) for name, function in FUNCTIONS.items()}
@@ -61,17 +61,17 @@ class _ExactFunctions(_ValueFunctions):  # type: ignore[misc]
         total = Decimal(0)
         for number in numbers:
             total = exact_json.EXACT.add(total, exact_json.decimal_of(number))
-        return exact_json.simplest(total)
+        return exact_json.simplify_number(total)
 
     @signature({"types": ["array-number"]})
-    def _func_avg(self, numbers: list[Any]) -> Any:
+    def _func_avg(self, numbers: list[object]) -> object:
         if not numbers:
             return None
         total = self._func_sum(numbers)
-        return exact_json.simplest(total / len(numbers)) if isinstance(total, Decimal) else total / len(numbers)
+        return exact_json.simplify_number(total / len(numbers)) if isinstance(total, Decimal) else total / len(numbers)
 
     @signature({"types": []})
-    def _func_type(self, value: Any) -> str:
+    def _func_type(self, value: object) -> str:
         return "number" if isinstance(value, Decimal) else TYPES_MAP[type(value).__name__]
 
 
@@ -83,9 +83,9 @@ def check_calls(expression: str) -> None:
 
     Raises JMESPathError for what is no expression, ValueError for a call that can never work.
     """
-    for name, children in _calls(jmespath.compile(expression).parsed):
+    for name, children in _find_calls(jmespath.compile(expression).parsed):
         if name in FUNCTIONS:
-            FUNCTIONS[name].check([_literal(child) for child in children], {})
+            FUNCTIONS[name].check_arguments([_literal_value(child) for child in children], {})
         elif name not in _ExactFunctions.FUNCTION_TABLE:
             raise ValueError(
                 f"unknown function '{name}'; expected one of: {', '.join(sorted(_ExactFunctions.FUNCTION_TABLE))}"
@@ -94,15 +94,15 @@ def check_calls(expression: str) -> None:
             _check_number(name, len(children))
 
 
-def _calls(node: Any) -> Iterator[tuple[str, list[Any]]]:
+def _find_calls(node: Any) -> Iterator[tuple[str, list[object]]]:
     if node["type"] == "function_expression":
         yield node["value"], node["children"]
     for child in node["children"]:
         if isinstance(child, dict):
-            yield from _calls(child)
+            yield from _find_calls(child)
 
 
-def _literal(node: Any) -> Any:
+def _literal_value(node: Any) -> Any:
     return node["value"] if node["type"] == "literal" else UNKNOWN
 
 
@@ -137,7 +137,7 @@ class _Fields(ParsedResult):
         super().__init__(parsed.expression, parsed.parsed)
         self._names = parsed.expression.split(".")
 
-    def search(self, value: Any, options: Any = None) -> Any:
+    def search(self, value: object, options: object = None) -> object:
         for name in self._names:
             if not isinstance(value, dict):
                 return None

@@ -43,7 +43,7 @@ def parse_time(value: Any, format: Any = "iso", zone: Any = "UTC") -> str:
 
     Raises ValueError.
     """
-    return _iso(moment_in(value, format, zone))
+    return _format_iso(moment_in(value, format, zone))
 
 
 def format_time(value: Any, format: Any = "iso", zone: Any = "UTC") -> Any:
@@ -54,7 +54,7 @@ def format_time(value: Any, format: Any = "iso", zone: Any = "UTC") -> Any:
     return written_as(moment_in(value, "iso", zone), format, zone)
 
 
-def moment_in(value: Any, format: str = "iso", zone: str = "UTC") -> datetime:
+def moment_in(value: object, format: str = "iso", zone: str = "UTC") -> datetime:
     """The moment that a value names. Raises ValueError."""
     if isinstance(value, str) and len(value) > MAX_TIME_LENGTH:
         raise ValueError(f"{value[:20]!r}… is too long for a time")
@@ -66,7 +66,7 @@ def moment_in(value: Any, format: str = "iso", zone: str = "UTC") -> datetime:
         raise ValueError(f"{value!r:.60} is too early or too late") from None
 
 
-def any_moment_in(value: Any, format: str, zone: str) -> datetime:
+def any_moment_in(value: object, format: str, zone: str) -> datetime:
     """The same for what may be in the form or in ISO 8601. Raises ValueError."""
     try:
         return moment_in(value, format, zone)
@@ -74,7 +74,7 @@ def any_moment_in(value: Any, format: str, zone: str) -> datetime:
         return moment_in(value, "iso", zone)
 
 
-def written_as(moment: datetime, format: str, zone: str = "UTC") -> Any:
+def written_as(moment: datetime, format: str, zone: str = "UTC") -> object:
     """A moment in a form. Raises ValueError."""
     write = _WRITE.get(check_format(format))
     try:
@@ -84,7 +84,7 @@ def written_as(moment: datetime, format: str, zone: str = "UTC") -> Any:
     return _in_pattern(local, format) if write is None else write(local)
 
 
-def check_format(format: Any) -> str:
+def check_format(format: object) -> str:
     """Refuses what is no form of a time. Raises ValueError."""
     if not isinstance(format, str) or (format not in _WRITE and ("%" not in format or not _PATTERN.fullmatch(format))):
         raise ValueError(
@@ -112,7 +112,7 @@ def check_readable_format(format: Any) -> str:
 def zone_of(zone: Any) -> tzinfo:
     """The zone of a name such as ``Europe/Berlin``, or of an offset such as ``+02:00``. Raises ValueError."""
     if isinstance(zone, str) and (offset := _OFFSET.fullmatch(zone)):
-        return _offset(offset[1], offset[2], offset[3])
+        return _parse_offset(offset[1], offset[2], offset[3])
     if zone == "UTC":
         return UTC
     try:
@@ -121,12 +121,12 @@ def zone_of(zone: Any) -> tzinfo:
         raise ValueError(f"unknown time zone {zone!r:.60}; expected one such as UTC, Europe/Berlin or +02:00") from None
 
 
-def _offset(sign: str, hours: str, minutes: str | None) -> timezone:
+def _parse_offset(sign: str, hours: str, minutes: str | None) -> timezone:
     after = timedelta(hours=int(hours), minutes=int(minutes or 0))
     return timezone(after if sign == "+" else -after)
 
 
-def _of_iso(value: Any, zone: tzinfo) -> datetime:
+def _of_iso(value: object, zone: tzinfo) -> datetime:
     if isinstance(value, str) and (milliseconds := _JSON_DATE.fullmatch(value)):
         return _after_epoch(Decimal(milliseconds[1]).scaleb(-3))
     match = _ISO.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -144,22 +144,22 @@ def _of_iso(value: Any, zone: tzinfo) -> datetime:
     if offset is None:
         return found.replace(tzinfo=zone)
     parts = _OFFSET.fullmatch(offset)
-    return found.replace(tzinfo=_offset(parts[1], parts[2], parts[3]) if parts else UTC)
+    return found.replace(tzinfo=_parse_offset(parts[1], parts[2], parts[3]) if parts else UTC)
 
 
-def _of_number(scale: int) -> Callable[[Any, tzinfo], datetime]:
-    def read(value: Any, zone: tzinfo) -> datetime:
+def _of_number(scale: int) -> Callable[[object, tzinfo], datetime]:
+    def read_number(value: object, zone: tzinfo) -> datetime:
         if isinstance(value, str) and _NUMERAL.fullmatch(value.strip()):
             return _after_epoch(Decimal(value.strip()).scaleb(scale, exact_json.EXACT))
         if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
             raise ValueError(f"{value!r:.60} is no number of {'milli' if scale else ''}seconds since 1970")
         return _after_epoch(exact_json.decimal_of(value).scaleb(scale, exact_json.EXACT))
 
-    return read
+    return read_number
 
 
-def _of_pattern(pattern: str) -> Callable[[Any, tzinfo], datetime]:
-    def read(value: Any, zone: tzinfo) -> datetime:
+def _of_pattern(pattern: str) -> Callable[[object, tzinfo], datetime]:
+    def read_by_pattern(value: object, zone: tzinfo) -> datetime:
         if not isinstance(value, str):
             raise ValueError(f"{value!r:.60} is no time of the form '{pattern}'")
         try:
@@ -168,14 +168,14 @@ def _of_pattern(pattern: str) -> Callable[[Any, tzinfo], datetime]:
             raise ValueError(f"{value!r:.60} is no time of the form '{pattern}'") from None
         return found if found.tzinfo else found.replace(tzinfo=zone)
 
-    return read
+    return read_by_pattern
 
 
 def _after_epoch(seconds: Decimal) -> datetime:
     return _EPOCH + int(seconds.scaleb(6, exact_json.EXACT).to_integral_value(ROUND_FLOOR)) * _MICROSECOND
 
 
-def _micros(moment: datetime) -> int:
+def _microseconds_since_epoch(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
@@ -184,20 +184,20 @@ def _in_pattern(moment: datetime, pattern: str) -> str:
     return moment.strftime(_YEAR.sub(lambda found: year if found[0] == "%Y" else found[0], pattern))
 
 
-def _iso(moment: datetime, fraction: str | None = None) -> str:
+def _format_iso(moment: datetime, fraction: str | None = None) -> str:
     """``fraction``: the digits of a second; without trailing zeros by default."""
     if fraction is None and moment.microsecond:
         fraction = f"{moment.microsecond:06}".rstrip("0")
     offset = moment.strftime("%z")
     if len(offset) > len("+0000"):  # of a time before there were zones, with seconds, which ISO 8601 cannot say
-        return _iso(moment.astimezone(UTC), fraction)
+        return _format_iso(moment.astimezone(UTC), fraction)
     return (
         f"{moment.replace(tzinfo=None, microsecond=0).isoformat()}{f'.{fraction}' if fraction else ''}"
         f"{'Z' if offset == '+0000' else f'{offset[:3]}:{offset[3:5]}'}"
     )
 
 
-_READ: dict[str, Callable[[Any, tzinfo], datetime]] = {
+_READ: dict[str, Callable[[object, tzinfo], datetime]] = {
     "iso": _of_iso,
     "iso_seconds": _of_iso,
     "iso_ms": _of_iso,
@@ -207,13 +207,13 @@ _READ: dict[str, Callable[[Any, tzinfo], datetime]] = {
     "epoch_ms": _of_number(-3),
     "json_date": _of_iso,
 }
-_WRITE: dict[str, Callable[[datetime], Any]] = {
-    "iso": _iso,
-    "iso_seconds": lambda moment: _iso(moment, ""),
-    "iso_ms": lambda moment: _iso(moment, f"{moment.microsecond // 1000:03}"),
-    "iso_us": lambda moment: _iso(moment, f"{moment.microsecond:06}"),
+_WRITE: dict[str, Callable[[datetime], object]] = {
+    "iso": _format_iso,
+    "iso_seconds": lambda moment: _format_iso(moment, ""),
+    "iso_ms": lambda moment: _format_iso(moment, f"{moment.microsecond // 1000:03}"),
+    "iso_us": lambda moment: _format_iso(moment, f"{moment.microsecond:06}"),
     "date": lambda moment: date.isoformat(moment),
-    "epoch": lambda moment: _micros(moment) // 1_000_000,
-    "epoch_ms": lambda moment: _micros(moment) // 1000,
-    "json_date": lambda moment: f"/Date({_micros(moment) // 1000})/",
+    "epoch": lambda moment: _microseconds_since_epoch(moment) // 1_000_000,
+    "epoch_ms": lambda moment: _microseconds_since_epoch(moment) // 1000,
+    "json_date": lambda moment: f"/Date({_microseconds_since_epoch(moment) // 1000})/",
 }

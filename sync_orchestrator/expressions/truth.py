@@ -10,7 +10,7 @@ from jmespath.exceptions import JMESPathError
 from jmespath.visitor import TreeInterpreter
 
 from sync_orchestrator.errors import SyncError
-from sync_orchestrator.expressions.selectors import OPTIONS, compiled
+from sync_orchestrator.expressions.selectors import OPTIONS, compile_selector
 
 _WORDS = {
     "true": True,
@@ -39,7 +39,7 @@ class NoTruth(SyncError):
     """A value that is neither true nor false; the message says which, and what to write instead."""
 
 
-def truth(value: Any) -> bool:
+def parse_truth(value: object) -> bool:
     """Reads a truth value.
 
     Null and blank texts are false. The numbers 0 and 1, a byte 0 or 1, and the words true, t, yes, y, on, false, f,
@@ -60,7 +60,7 @@ def truth(value: Any) -> bool:
     raise NoTruth(f"{value!r:.60} is neither true nor false")
 
 
-def says_something(value: Any) -> bool:
+def says_something(value: object) -> bool:
     """Whether something is there, for conditions such as ``body.error``, where a text is the error.
 
     A truth value is what it says, an object or list counts unless it is empty, and any other number or text counts.
@@ -68,7 +68,7 @@ def says_something(value: Any) -> bool:
     if isinstance(value, dict | list):
         return bool(value)
     try:
-        return truth(value)
+        return parse_truth(value)
     except NoTruth:
         return True
 
@@ -78,9 +78,9 @@ class _Interpreter(TreeInterpreter):
 
     def visit_not_expression(self, node: Any, value: Any) -> bool:
         found = self.visit(node["children"][0], value)
-        return not (bool(found) if isinstance(found, dict | list) else truth(found))
+        return not (bool(found) if isinstance(found, dict | list) else parse_truth(found))
 
-    def _is_false(self, value: Any) -> bool:
+    def _is_false(self, value: object) -> bool:
         return not says_something(value)
 
 
@@ -89,13 +89,13 @@ class Condition:
 
     def __init__(self, expression: str) -> None:
         self._expression = expression
-        self._plain = compiled(expression)
+        self._plain = compile_selector(expression)
         self._node = self._plain.parsed
-        self._joins = _kinds(self._node) & _JOINING
-        fields = _fields(self._node)
+        self._joins = _collect_node_types(self._node) & _JOINING
+        fields = _collect_fields(self._node)
         self._needs_one_of = fields if self._node["type"] != "field" and self._is_true_of_nothing() else frozenset()
 
-    def holds(self, document: Any) -> bool:
+    def holds(self, document: object) -> bool:
         """Whether the condition is true of a document.
 
         Raises NoTruth where the result is no truth value, where the expression does not fit the document, and where it
@@ -103,7 +103,7 @@ class Condition:
         says nothing.
         """
         try:
-            holds = truth(self.result(document))
+            holds = parse_truth(self.evaluate_on(document))
         except NoTruth as error:
             raise NoTruth(
                 f"'{self._expression}' is to be true or false: {error}; configure a comparison, such as "
@@ -117,49 +117,49 @@ class Condition:
             )
         return holds
 
-    def applies(self, document: Any) -> bool:
+    def applies(self, document: object) -> bool:
         """The same for a rule that picks documents: objects and lists count unless they are empty.
 
         An expression that does not fit the document picks nothing. Raises NoTruth for another text or number.
         """
         try:
-            found = self.result(document)
-            return bool(found) if isinstance(found, dict | list) else truth(found)
+            found = self.evaluate_on(document)
+            return bool(found) if isinstance(found, dict | list) else parse_truth(found)
         except NoTruth as error:
             raise NoTruth(f"'{self._expression}' is to be true or false: {error}; configure a comparison") from None
         except (JMESPathError, TypeError, ValueError, ArithmeticError):
             return False
 
-    def result(self, document: Any) -> Any:
+    def evaluate_on(self, document: object) -> Any:
         """What the expression gives. Raises NoTruth for the negation of what is no truth value, and JMESPathError."""
         return _Interpreter(OPTIONS).visit(self._node, document) if self._joins else self._plain.search(document)
 
     def _is_true_of_nothing(self) -> bool:
         try:
-            return truth(self.result({}))
+            return parse_truth(self.evaluate_on({}))
         except (NoTruth, JMESPathError, TypeError, ValueError, ArithmeticError):
             return False
 
 
 @cache
-def condition(expression: str) -> Condition:
+def parse_condition(expression: str) -> Condition:
     """The condition, parsed once."""
     return Condition(expression)
 
 
 def fields_named_by(expression: str) -> frozenset[str]:
     """The fields of a document itself that an expression names."""
-    return _fields(compiled(expression).parsed)
+    return _collect_fields(compile_selector(expression).parsed)
 
 
-def _kinds(node: Any) -> frozenset[str]:
+def _collect_node_types(node: Any) -> frozenset[str]:
     children = [child for child in node.get("children", ()) if isinstance(child, dict)]
-    return frozenset({node["type"]}).union(*map(_kinds, children))
+    return frozenset({node["type"]}).union(*map(_collect_node_types, children))
 
 
-def _fields(node: Any) -> frozenset[str]:
+def _collect_fields(node: Any) -> frozenset[str]:
     """The fields of the document itself that an expression names."""
     if node["type"] == "field":
         return frozenset({node["value"]})
     children = [child for child in node.get("children", ()) if isinstance(child, dict)]
-    return frozenset().union(*map(_fields, children[:1] if node["type"] in _GOING_DOWN else children))
+    return frozenset().union(*map(_collect_fields, children[:1] if node["type"] in _GOING_DOWN else children))

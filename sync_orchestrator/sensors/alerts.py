@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dagster as dg
 
-from sync_orchestrator.assets.jobs.incremental import incremental_sync, maintenance
+from sync_orchestrator.assets.jobs.incremental import incremental_sync, maintenance_job
 from sync_orchestrator.assets.own_runs import is_own_run
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.resources.instance.config import GONE_TAG
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 
-_GO_ON = {incremental_sync.name, maintenance.name}
+_GO_ON = {incremental_sync.name, maintenance_job.name}
 """Jobs whose next run goes on where an interrupted one stopped."""
 
 
@@ -23,7 +23,7 @@ _GO_ON = {incremental_sync.name, maintenance.name}
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Writes an alert for a run that failed.",
 )
-def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
+def failed_runs(context: dg.RunFailureSensorContext, system: SystemResource) -> None:
     """One alert for a job and what it was to work on, however often it fails; none if it goes on by itself."""
     run = context.dagster_run
     if not is_own_run(run, system.context.entities) or run.tags.get("dagster/will_retry") == "true" or goes_on(run):
@@ -45,7 +45,7 @@ def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Ends the alert for a run that failed once another of the same has succeeded.",
 )
-def recovered_runs(context: dg.RunStatusSensorContext, system: System) -> None:
+def recovered_runs(context: dg.RunStatusSensorContext, system: SystemResource) -> None:
     """The counterpart of ``failed_runs``."""
     if not is_own_run(context.dagster_run, system.context.entities):
         return

@@ -18,7 +18,7 @@ from sync_orchestrator.core.systems.heartbeats import AtWork, record_heartbeat
 from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.resources.instance.config import never_started
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 
 LONG_POLL_SECONDS = 4.0
 """How long a tick waits for work: most of the five seconds between ticks, and no longer: a tick that overran them
@@ -43,36 +43,38 @@ _FAILURES_COUNTED = 8
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Waits on the ledger and requests a drain when something is due.",
 )
-def change_events(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
+def change_events(context: dg.SensorEvaluationContext, system: SystemResource) -> dg.SensorResult:
     """No run key: the ledger is what tells events apart."""
     record_heartbeat(system.context.engine, "sensor")
     partitions = new_partition_requests(system.context, context.instance)
-    reason = _wait(context, system)
+    reason = _wait_until_needed(context, system)
     if reason is not None:
         return dg.SensorResult(skip_reason=reason, dynamic_partitions_requests=partitions)
     return dg.SensorResult(run_requests=[dg.RunRequest()], dynamic_partitions_requests=partitions)
 
 
-def _wait(context: dg.SensorEvaluationContext, system: System) -> str | None:
+def _wait_until_needed(context: dg.SensorEvaluationContext, system: SystemResource) -> str | None:
     """Waits until a drain is needed, at most for one long poll; says why none is needed, or None."""
     systems = {name: entity.system_name for name, entity in system.context.entities.items()}
     ends = time.monotonic() + LONG_POLL_SECONDS
     while True:
         drains = at_work(system.context.engine)
-        reason = _cared_for(context.instance, system, drains, systems)
+        reason = _reason_for_no_drain(context.instance, system, drains, systems)
         left = ends - time.monotonic()
         if reason is None and (drains.staying or drains.leaving):
             return None
         if reason is None:
             if wait_for_work(system.context.engine, systems, max(0.0, left)):
                 return None
-            return _quiet(system, systems)
+            return _explain_idleness(system, systems)
         if left < _LOOK_SECONDS:
             return reason
         time.sleep(_LOOK_SECONDS)
 
 
-def _cared_for(instance: dg.DagsterInstance, system: System, drains: AtWork, systems: dict[str, str]) -> str | None:
+def _reason_for_no_drain(
+    instance: dg.DagsterInstance, system: SystemResource, drains: AtWork, systems: dict[str, str]
+) -> str | None:
     """Why no further drain may be requested now, or None.
 
     Those at work suffice unless they are to be relieved, or do not keep up and there may be more of them.
@@ -109,12 +111,12 @@ def unless_needed(runs: Sequence[tuple[dg.DagsterRunStatus, float | None, float 
     return None
 
 
-def _quiet(system: System, systems: dict[str, str]) -> str:
+def _explain_idleness(system: SystemResource, systems: dict[str, str]) -> str:
     """Why nothing is to be done: pushes that wait come first."""
     with system.context.engine.begin() as connection:
         totals = count_conservation(connection)
         pauses = pauses_of(connection, systems)
-    waits = "".join(f"{pause.text()}; " for pause in pauses.values())
+    waits = "".join(f"{pause.to_text()}; " for pause in pauses.values())
     return (
         f"{waits}nothing {'else ' if waits else ''}is due: {totals.received} events received, "
         f"{totals.states['done']} done, {totals.states['waiting']} waiting, {totals.states['dead']} dead"
@@ -126,7 +128,7 @@ def _quiet(system: System, systems: dict[str, str]) -> str:
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Asks the source systems which business groups exist, and keeps the partitions in sync.",
 )
-def business_groups(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
+def business_groups(context: dg.SensorEvaluationContext, system: SystemResource) -> dg.SensorResult:
     """A source that does not answer keeps no other from being asked."""
     asked = []
     for entity in system.context.entities.values():
@@ -137,14 +139,14 @@ def business_groups(context: dg.SensorEvaluationContext, system: System) -> dg.S
             if not isinstance(error, SyncError):
                 context.log.exception(f"unexpected error while asking for the business groups of {entity.name}")
             asked.append(f"{entity.name}: the owner could not be asked ({error})")
-    _tell_of_unnameable(system)
+    _alert_unnameable(system)
     return dg.SensorResult(
         skip_reason="business groups known: " + ", ".join(asked),
         dynamic_partitions_requests=new_partition_requests(system.context, context.instance),
     )
 
 
-def _tell_of_unnameable(system: System) -> None:
+def _alert_unnameable(system: SystemResource) -> None:
     unnameable = unnameable_groups(system.context)
     with system.context.engine.begin() as connection:
         for entity in system.context.entities:

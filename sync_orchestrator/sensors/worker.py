@@ -20,7 +20,7 @@ from sync_orchestrator.core.operations.open_alerts import OpenAlert, OpenAlerts
 from sync_orchestrator.core.operations.worker_watch import watch_workers
 from sync_orchestrator.core.systems.worker_presence import WorkerReport
 from sync_orchestrator.resources.instance.config import under_way
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 
 FIGURES_SECONDS = 60.0
 """How long a change of figures alone waits, or a materialization that makes the check's status look outdated."""
@@ -37,19 +37,19 @@ _MAX_LOGGED_ALERTS = 20
     "what it did. *Skipped* is the normal state of a tick: it has only a report. A tick fails while no worker runs. "
     "When alerts or pauses change, it requests the evaluation of the check `open_alerts`.",
 )
-def worker_report(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
+def worker_report(context: dg.SensorEvaluationContext, system: SystemResource) -> dg.SensorResult:
     """The cursor is what the check last showed."""
     silent_after = system.context.config.alerts.silent_after
     workers = watch_workers(system.context.engine, silent_after)
     found = read_open_alerts(system)
-    cursor = AlertCursor.read(context.cursor)
-    shown = replace(cursor, alerts=found.digest(), figures=_figures(context.instance, system, found))
+    cursor = AlertCursor.from_text(context.cursor)
+    shown = replace(cursor, alerts=found.compute_digest(), figures=_digest_figures(context.instance, system, found))
     if _is_to_be_shown(cursor, shown) and not under_way(context.instance, report_alerts.name):
         _log_report(context, workers, found)
-        return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=replace(shown, shown_at=_now()).written())
+        return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=replace(shown, shown_at=_format_now()).to_text())
     if workers.is_silent(silent_after):
-        raise dg.Failure(f"{workers.text()}; alerts and outcomes are not sent, and sources are not polled")
-    return dg.SensorResult(skip_reason=f"{workers.text()}; {_count(found)}", cursor=cursor.written())
+        raise dg.Failure(f"{workers.to_text()}; alerts and outcomes are not sent, and sources are not polled")
+    return dg.SensorResult(skip_reason=f"{workers.to_text()}; {_format_count(found)}", cursor=cursor.to_text())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class AlertCursor:
     shown_at: str = ""
 
     @classmethod
-    def read(cls, cursor: str | None) -> AlertCursor:
+    def from_text(cls, cursor: str | None) -> AlertCursor:
         """The cursor that was written; an empty one for none, or for one of an earlier version."""
         try:
             known = json.loads(cursor or "{}")
@@ -69,7 +69,7 @@ class AlertCursor:
         except (ValueError, TypeError):
             return cls()
 
-    def written(self) -> str:
+    def to_text(self) -> str:
         """The cursor as text."""
         return json.dumps(asdict(self))
 
@@ -82,21 +82,21 @@ def _is_to_be_shown(before: AlertCursor, now: AlertCursor) -> bool:
 
 def _log_report(context: dg.SensorEvaluationContext, workers: WorkerReport, found: OpenAlerts) -> None:
     """Writes into the log of the tick what its run will show."""
-    context.log.info(f"{workers.text()}; {_count(found)}")
-    alerts = {_line(alert): None for some in found.alerts.values() for alert in some}
+    context.log.info(f"{workers.to_text()}; {_format_count(found)}")
+    alerts = {_format_alert_line(alert): None for some in found.alerts.values() for alert in some}
     for line in list(alerts)[:_MAX_LOGGED_ALERTS]:
         context.log.warning(line)
 
 
-def _line(alert: OpenAlert) -> str:
+def _format_alert_line(alert: OpenAlert) -> str:
     return f"ALERT {alert.title} ({alert.kind}, since {alert.since:%Y-%m-%d %H:%M}). Do: {action_for(alert.kind)}"
 
 
-def _count(found: OpenAlerts) -> str:
+def _format_count(found: OpenAlerts) -> str:
     return f"{found.count} open {'alert' if found.count == 1 else 'alerts'}" if found.count else "no open alert"
 
 
-def _figures(instance: dg.DagsterInstance, system: System, found: OpenAlerts) -> str:
+def _digest_figures(instance: dg.DagsterInstance, system: SystemResource, found: OpenAlerts) -> str:
     """The counts, and the newest materialization of each mirror, after which the check's status counts as outdated."""
     keys = [mirror_key(name) for name in system.context.entities]
     newest = sorted(
@@ -105,7 +105,7 @@ def _figures(instance: dg.DagsterInstance, system: System, found: OpenAlerts) ->
     return f"{found.digest_of_figures()} {' '.join(map(str, newest))}"
 
 
-def _now() -> str:
+def _format_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

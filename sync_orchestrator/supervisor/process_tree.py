@@ -61,11 +61,11 @@ class Program:
         """
         with contextlib.suppress(OSError):  # a log that cannot be trimmed is no reason to end anything
             if self.log.stat().st_size > limit:
-                _shift(self.log)
-                shutil.copyfile(self.log, _older(self.log, 1))
+                _shift_old_logs(self.log)
+                shutil.copyfile(self.log, _build_log_path(self.log, 1))
                 os.truncate(self.log, 0)
 
-    def check(self) -> None:
+    def check_running(self) -> None:
         """Raises ProgramEnded where it no longer runs."""
         if (status := self.process.poll()) is not None:
             raise ProgramEnded(self.name, status, self.log)
@@ -90,12 +90,12 @@ class Tree:
             env={name: value for name, value in os.environ.items() if name != MARK},
         )
 
-    def start(self, name: str, command: Sequence[str], url: str | None = None) -> Program:
+    def start_program(self, name: str, command: Sequence[str], url: str | None = None) -> Program:
         """Starts a program; what it prints goes to its log, and those of the times before are kept beside it."""
         log = self._logs / f"{name}.log"
         if log.exists():
-            _shift(log)
-            log.replace(_older(log, 1))
+            _shift_old_logs(log)
+            log.replace(_build_log_path(log, 1))
         # to append: see ``Program.trim_log``
         with open(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "ab") as out:
             process = subprocess.Popen(
@@ -111,15 +111,15 @@ class Tree:
         self.programs.append(program)
         return program
 
-    def check(self) -> None:
+    def check_programs(self) -> None:
         """Keeps the logs small. Raises ProgramEnded where one no longer runs."""
         for program in self.programs:
             program.trim_log()
-            program.check()
+            program.check_running()
 
     def stop(self) -> None:
         """Ends all programs and whatever they started. Harmless to repeat."""
-        end(self.mark)
+        end_tree(self.mark)
         for program in self.programs:
             program.process.wait()
         self.programs.clear()
@@ -130,7 +130,7 @@ class Tree:
             self.guard.communicate(b"over\n")
 
 
-def members(mark: str) -> list[psutil.Process]:
+def find_tree_processes(mark: str) -> list[psutil.Process]:
     """Every living process of a tree, also those whose parents are gone."""
     found = []
     for process in psutil.process_iter():
@@ -140,11 +140,11 @@ def members(mark: str) -> list[psutil.Process]:
     return found
 
 
-def end(mark: str) -> None:
+def end_tree(mark: str) -> None:
     """Ends a tree: politely, and after a while for good."""
     began = time.monotonic()
     asked: set[int] = set()
-    while alive := members(mark):
+    while alive := find_tree_processes(mark):
         waited = time.monotonic() - began
         if waited > _END_SECONDS + _KILL_SECONDS:
             return
@@ -158,15 +158,15 @@ def end(mark: str) -> None:
         time.sleep(0.05)  # psutil's own wait would take the exit status away from the one who started them
 
 
-def _older(log: Path, age: int) -> Path:
+def _build_log_path(log: Path, age: int) -> Path:
     return log.with_suffix(f".log.{age}")
 
 
-def _shift(log: Path) -> None:
+def _shift_old_logs(log: Path) -> None:
     """Makes room for a log of age 1."""
     for age in range(_LOGS_KEPT - 1, 1, -1):
-        if (younger := _older(log, age - 1)).exists():
-            younger.replace(_older(log, age))
+        if (younger := _build_log_path(log, age - 1)).exists():
+            younger.replace(_build_log_path(log, age))
 
 
 def last_lines(log: Path) -> str:
@@ -184,10 +184,10 @@ def _set_up_child() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _guard(mark: str, database: str | None) -> None:
+def _run_guard(mark: str, database: str | None) -> None:
     if sys.stdin.buffer.read():
         return
-    end(mark)
+    end_tree(mark)
     if database is not None:
         from sync_orchestrator.database import embedded
 
@@ -195,4 +195,4 @@ def _guard(mark: str, database: str | None) -> None:
 
 
 if __name__ == "__main__":
-    _guard(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
+    _run_guard(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)

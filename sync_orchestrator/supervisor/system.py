@@ -36,12 +36,12 @@ _START_SECONDS = 120.0
 _LOOK_EVERY = 0.25
 
 
-class EndAsked(BaseException):
+class EndRequested(BaseException):
     """SIGINT, SIGTERM or SIGHUP came."""
 
 
 @dataclass
-class System:
+class RunningSystem:
     """A running system; ``stop`` ends it. ``environment``: what another program needs to attach to it."""
 
     tree: Tree
@@ -52,22 +52,22 @@ class System:
     owned_database: Path | None = None
     postgres: psutil.Process | None = None
 
-    def exports(self) -> str:
+    def format_export_line(self) -> str:
         """The shell's line after which other commands reach this system; secrets are left to whoever set them."""
         return "export " + " ".join(
             f"{name}={shlex.quote(self.environment[name])}" for name in ("SYNC_HOME", "SYNC_CONFIG")
         )
 
-    def check(self) -> None:
+    def check_running(self) -> None:
         """Raises ProgramEnded where a part of the system has ended."""
-        self.tree.check()
+        self.tree.check_programs()
         if self.postgres is not None and self.owned_database is not None and not self.postgres.is_running():
             raise ProgramEnded("the database", None, self.owned_database / "log")
 
-    def wait(self) -> None:
+    def wait_for_end(self) -> None:
         """Runs until a part of the system ends, and raises ProgramEnded then."""
         while True:
-            self.check()
+            self.check_running()
             time.sleep(_LOOK_EVERY)
 
     def stop(self) -> None:
@@ -79,20 +79,20 @@ class System:
         self.tree.dismiss_guard()
 
 
-def up(port: int, api_port: int, told: Tell) -> int:
+def run_system(port: int, api_port: int, told: Tell) -> int:
     """The whole life of a system: until it is asked to end (0) or a part of it ends by itself (1).
 
     Raises SyncError where it cannot start.
     """
-    system: System | None = None
+    system: RunningSystem | None = None
     try:
         with _signals_end():
             system = start_all(port, api_port, told=told)
             told(f"logs are in {system.home / 'logs'}")
-            told(f"for other commands, in another shell: {system.exports()}")
+            told(f"for other commands, in another shell: {system.format_export_line()}")
             told(f"up: the UI is at {system.ui_url}, events go to {system.api_url}/v1/events; Ctrl-C ends it all")
-            system.wait()
-    except EndAsked:
+            system.wait_for_end()
+    except EndRequested:
         return 0
     except ProgramEnded as error:
         print(error, file=sys.stderr)
@@ -104,20 +104,24 @@ def up(port: int, api_port: int, told: Tell) -> int:
     return 0
 
 
-def start_all(port: int = 3000, api_port: int = 8700, *, told: Tell = print) -> System:
+def start_all(port: int = 3000, api_port: int = 8700, *, told: Tell = print) -> RunningSystem:
     """Starts everything on loopback and returns when all of it answers.
 
     Raises ConfigError for a wrong configuration, ProgramEnded or SyncError where something does not start.
     """
     config = composition.load_config()
-    spaces = workspace()
+    spaces = find_workspace()
     _check_free(port, api_port)
-    home = composition.home()
+    home = composition.resolve_home_folder()
     make_private_home(home)
     _check_alone(home)
     _close_files(home)
-    owned = None if os.environ.get("SYNC_DATABASE_URL") or embedded.running(home / "postgres") else home / "postgres"
-    system = System(
+    owned = (
+        None
+        if os.environ.get("SYNC_DATABASE_URL") or embedded.find_running_url(home / "postgres")
+        else home / "postgres"
+    )
+    system = RunningSystem(
         Tree(home / "logs", {}, database=owned),
         home,
         f"http://127.0.0.1:{api_port}",
@@ -128,7 +132,7 @@ def start_all(port: int = 3000, api_port: int = 8700, *, told: Tell = print) -> 
         guard = psutil.Process(system.tree.guard.pid)
         write_private_file(home / "up.pid", f"{guard.pid} {guard.create_time()}")
         _start_database(system, told)
-        _prepare(system, told)
+        _prepare_dagster_instance(system, told)
         _start_programs(system, spaces, port, api_port, consumes=bool(config.consumers))
         wait_ready(system.tree, told)
     except BaseException:
@@ -143,7 +147,7 @@ def _close_files(home: Path) -> None:
         close_tree((home / name).resolve())
 
 
-def workspace() -> Path:
+def find_workspace() -> Path:
     """The project's ``workspace.yaml``: in the working directory, or beside the package.
 
     Raises ConfigError where there is none.
@@ -154,7 +158,7 @@ def workspace() -> Path:
     raise ConfigError("there is no workspace.yaml here: run this in the project's folder")
 
 
-def _start_database(system: System, told: Tell) -> None:
+def _start_database(system: RunningSystem, told: Tell) -> None:
     url = composition.database_url()
     if system.owned_database is not None:
         pid = int((system.owned_database / "postmaster.pid").read_text().split()[0])
@@ -177,8 +181,8 @@ def _start_database(system: System, told: Tell) -> None:
     system.tree.environment.update(system.environment)
 
 
-def _prepare(system: System, told: Tell) -> None:
-    program = system.tree.start("prepare", [sys.executable, "-m", __name__])
+def _prepare_dagster_instance(system: RunningSystem, told: Tell) -> None:
+    program = system.tree.start_program("prepare", [sys.executable, "-m", __name__])
     status = program.process.wait(_START_SECONDS)
     system.tree.programs.remove(program)
     if status:
@@ -186,21 +190,21 @@ def _prepare(system: System, told: Tell) -> None:
     told(f"Dagster's instance ready in {system.environment['DAGSTER_HOME']}; {last_lines(program.log).strip()}")
 
 
-def _start_programs(system: System, spaces: Path, port: int, api_port: int, *, consumes: bool) -> None:
+def _start_programs(system: RunningSystem, spaces: Path, port: int, api_port: int, *, consumes: bool) -> None:
     bin_folder = Path(sys.executable).parent
     tree, load = system.tree, ["-w", str(spaces)]
-    tree.start(
+    tree.start_program(
         "api", [sys.executable, "-m", "sync_orchestrator", "api", "--port", str(api_port)], f"{system.api_url}/readyz"
     )
-    tree.start(
+    tree.start_program(
         "webserver",
         [sys.executable, "-m", "sync_orchestrator.ui", "--workspace", str(spaces), "--port", str(port)],
         f"{system.ui_url}/server_info",
     )
-    tree.start("worker", [sys.executable, "-m", "sync_orchestrator", "worker"])
+    tree.start_program("worker", [sys.executable, "-m", "sync_orchestrator", "worker"])
     if consumes:
-        tree.start("consume", [sys.executable, "-m", "sync_orchestrator", "consume"])
-    tree.start("daemon", [str(bin_folder / "dagster-daemon"), "run", *load])
+        tree.start_program("consume", [sys.executable, "-m", "sync_orchestrator", "consume"])
+    tree.start_program("daemon", [str(bin_folder / "dagster-daemon"), "run", *load])
 
 
 def wait_ready(tree: Tree, told: Tell, seconds: float = _START_SECONDS) -> None:
@@ -211,7 +215,7 @@ def wait_ready(tree: Tree, told: Tell, seconds: float = _START_SECONDS) -> None:
     ends = time.monotonic() + seconds
     waiting = list(tree.programs)
     while waiting:
-        tree.check()
+        tree.check_programs()
         for program in [program for program in waiting if _is_ready(program)]:
             waiting.remove(program)
             told(f"{program.name} ready" + (f" at {program.url}" if program.url else ""))
@@ -259,13 +263,13 @@ def _signals_end() -> Iterator[None]:
         return
     numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if os.name == "posix" else [])]
 
-    def asked(number: int, frame: FrameType | None) -> None:
+    def raise_end_asked(number: int, frame: FrameType | None) -> None:
         for each in numbers:
             signal.signal(each, signal.SIG_IGN)
-        raise EndAsked
+        raise EndRequested
 
     for number in numbers:
-        signal.signal(number, asked)
+        signal.signal(number, raise_end_asked)
     try:
         yield
     finally:
@@ -279,8 +283,8 @@ def main() -> None:
 
     from sync_orchestrator.resources.instance.config import (
         delete_shared_partitions,
+        end_abandoned_runs,
         make_tables,
-        reap,
         write_instance,
     )
 
@@ -288,7 +292,7 @@ def main() -> None:
     write_instance(home)
     make_tables()
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        ended = reap(instance)
+        ended = end_abandoned_runs(instance)
         delete_shared_partitions(instance)
     print(f"{ended} runs whose processes were gone are marked as failed" if ended else "no run was left over")
 

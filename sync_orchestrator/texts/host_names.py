@@ -99,7 +99,7 @@ class Origin:
             return None
         return cls.parse(f"{parts.scheme}://{parts.netloc}")
 
-    def host(self) -> Host:
+    def to_host(self) -> Host:
         """Its host and port, as a ``Host`` header names them."""
         return Host(self.name, self.port)
 

@@ -34,7 +34,7 @@ def register_variables(names: Iterable[str]) -> None:
     _registered.update(names)
 
 
-def mask(text: str, further: Sequence[str] = ()) -> str:
+def mask_secrets(text: str, further: Sequence[str] = ()) -> str:
     """Replaces secrets in a text, however an echo may spell them: encoded for an address, HTML, JSON or base64.
 
     Args:
@@ -42,16 +42,16 @@ def mask(text: str, further: Sequence[str] = ()) -> str:
         further: Secrets that did not come from the environment, as ``words_in`` finds them.
     """
     for word in (*further, *_environment_words()):
-        secret = _secret(word)
+        secret = _compile_secret(word)
         if secret.core in text or secret.in_base64 in text:
             text = secret.pattern.sub(MASK, text)
     return text
 
 
-def mask_all(value: Any) -> Any:
+def mask_all(value: object) -> Any:
     """A JSON document with the secrets in its texts replaced; the names of its fields are left as they are."""
     if isinstance(value, str):
-        return mask(value)
+        return mask_secrets(value)
     if isinstance(value, dict):
         return {name: mask_all(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -61,7 +61,7 @@ def mask_all(value: Any) -> Any:
 
 def longest_secret(further: Sequence[str] = ()) -> int:
     """The length of the longest spelling, in characters: a text that is cut must be masked this much further."""
-    return max((_secret(word).longest for word in (*further, *_environment_words())), default=0)
+    return max((_compile_secret(word).longest for word in (*further, *_environment_words())), default=0)
 
 
 def words_in(values: Iterable[str]) -> tuple[str, ...]:
@@ -85,10 +85,10 @@ class _MaskedRecord(logging.LogRecord):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.exc_info and _environment_words():
-            self.exc_text = mask(_FORMATTER.formatException(self.exc_info))
+            self.exc_text = mask_secrets(_FORMATTER.formatException(self.exc_info))
 
     def getMessage(self) -> str:
-        return mask(super().getMessage())
+        return mask_secrets(super().getMessage())
 
 
 _FORMATTER = logging.Formatter()
@@ -114,7 +114,7 @@ class _Secret:
 
 
 @lru_cache(maxsize=1024)
-def _secret(word: str) -> _Secret:
+def _compile_secret(word: str) -> _Secret:
     in_base64 = base64.b64encode(word.encode("utf-8", "surrogatepass")).decode()
     ways = [_ways_to_spell(char) for char in word]
     spelled = "".join(f"(?:{'|'.join(map(re.escape, some))})" if len(some) > 1 else re.escape(some[0]) for some in ways)

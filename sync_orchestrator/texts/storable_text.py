@@ -25,7 +25,7 @@ def storable_text(text: str) -> str:
     return "".join(_REPLACEMENT if char == "\x00" or "\ud800" <= char <= "\udfff" else char for char in text)
 
 
-def storable_json(value: Any) -> Any:
+def storable_json(value: object) -> Any:
     """A JSON document whose texts and names can be stored, in the same way."""
     if isinstance(value, str):
         return storable_text(value)

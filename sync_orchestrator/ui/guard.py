@@ -41,7 +41,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Refusal:
+class UiRefusal:
     """Why a request is refused."""
 
     status: int
@@ -74,36 +74,36 @@ class UiGuard:
         if refusal is None:
             await self._app(scope, receive, _with_security_headers(send))
             return
-        self._log(refusal)
+        self._log_refusal(refusal)
         if scope["type"] == "websocket":
             await _refuse_websocket(refusal, scope, receive, send)
         else:
             response = PlainTextResponse(refusal.reason + "\n", refusal.status)
             await response(scope, receive, _with_security_headers(send))
 
-    def find_refusal(self, scope: Scope) -> Refusal | None:
+    def find_refusal(self, scope: Scope) -> UiRefusal | None:
         """Why a request of type ``http`` or ``websocket`` is refused, or None if it is accepted."""
         try:
             host = read_host(scope["headers"])
         except InvalidHost as error:
-            return Refusal(400, f"Invalid Host header: {error}.")
+            return UiRefusal(400, f"Invalid Host header: {error}.")
         if host is None:
-            return Refusal(400, "A Host header is required.")
+            return UiRefusal(400, "A Host header is required.")
         if not self._hosts.allows(host):
-            return Refusal(
+            return UiRefusal(
                 421,
                 f"The UI does not answer for the host '{host}'. To allow it, add it to "
                 "ui.allowed_hosts in sync.yaml and restart.",
             )
         return self._check_origin(scope, host) or self._check_site(scope) or _check_form(scope)
 
-    def _check_origin(self, scope: Scope, host: Host) -> Refusal | None:
+    def _check_origin(self, scope: Scope, host: Host) -> UiRefusal | None:
         origins = header_values(scope["headers"], b"origin")
         if not origins:
             return None
         origin = Origin.parse(origins[0])
         if len(origins) > 1 or origin is None or not self._is_own_origin(origin, host, scope):
-            return Refusal(
+            return UiRefusal(
                 403,
                 "Refused: the request comes from a page of another origin. Behind a proxy that changes "
                 "Host, set alerts.ui_url in sync.yaml to the public URL of the UI and restart.",
@@ -123,7 +123,7 @@ class UiGuard:
         is_secure = scope.get("scheme") in ("https", "wss")
         return not (host.is_loopback and host.port is None and (origin.scheme == "https") != is_secure)
 
-    def _check_site(self, scope: Scope) -> Refusal | None:
+    def _check_site(self, scope: Scope) -> UiRefusal | None:
         sites = header_values(scope["headers"], b"sec-fetch-site")
         if not sites or sites == ["same-origin"]:
             return None
@@ -131,7 +131,9 @@ class UiGuard:
             return None
         if sites in (["cross-site"], ["same-site"]) and self._is_opened(scope, by_user=False):
             return None
-        return Refusal(403, "Refused: only pages of the UI itself may request this. Open the UI's start page instead.")
+        return UiRefusal(
+            403, "Refused: only pages of the UI itself may request this. Open the UI's start page instead."
+        )
 
     def _is_opened(self, scope: Scope, *, by_user: bool) -> bool:
         """Whether a tab opens a page: by the address bar or a bookmark (``by_user``), or by a link of another page.
@@ -148,27 +150,27 @@ class UiGuard:
             return by_user and any("text/html" in value for value in accepted)  # the playground; queries: _check_form
         return self._is_page(scope)
 
-    def _log(self, refusal: Refusal) -> None:
+    def _log_refusal(self, refusal: UiRefusal) -> None:
         if refusal.reason not in self._logged and len(self._logged) < MAX_LOGGED_REFUSALS:
             self._logged.add(refusal.reason)
             _LOG.warning("%s %s", refusal.status, refusal.reason)
 
 
-def _check_form(scope: Scope) -> Refusal | None:
+def _check_form(scope: Scope) -> UiRefusal | None:
     """Refuses what forms, images and links can send although it may change something."""
     if scope["type"] == "websocket":
         return None
     if scope["method"] in _SAFE_METHODS:
         if scope["path"] == GRAPHQL_PATH and scope["query_string"]:
-            return Refusal(405, "Send GraphQL by POST, as application/json.")
+            return UiRefusal(405, "Send GraphQL by POST, as application/json.")
         return None
     kinds = header_values(scope["headers"], b"content-type")
     if len(kinds) != 1 or kinds[0].partition(";")[0].strip(" \t").lower() != "application/json":
-        return Refusal(415, "Requests that can change something must have one header Content-Type: application/json.")
+        return UiRefusal(415, "Requests that can change something must have one header Content-Type: application/json.")
     return None
 
 
-async def _refuse_websocket(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+async def _refuse_websocket(refusal: UiRefusal, scope: Scope, receive: Receive, send: Send) -> None:
     """Refuses the handshake, with the reason where the server can send one."""
     await receive()
     if "websocket.http.response" in scope.get("extensions", {}):

@@ -66,9 +66,9 @@ def create_guarded_app(context: WorkspaceProcessContext, config: Config) -> UiGu
 def guard_app(app: Starlette, config: Config) -> UiGuard:
     """Puts the guard before Dagster's application, with the hosts and the public URL of a configuration."""
     public = Origin.of_url(config.alerts.ui_url)
-    if public is not None and public.scheme == "http" and public.host().is_loopback:
+    if public is not None and public.scheme == "http" and public.to_host().is_loopback:
         public = None  # the default, which may be the port of another program: Host says where this one is
-    hosts = AllowedHosts([*config.ui.allowed_hosts, *([public.host()] if public else [])], all_addresses=False)
+    hosts = AllowedHosts([*config.ui.allowed_hosts, *([public.to_host()] if public else [])], all_addresses=False)
     return UiGuard(app, hosts, frozenset([public] if public else []), find_pages(app))
 
 

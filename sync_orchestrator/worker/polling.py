@@ -63,7 +63,7 @@ class Polling:
             self._loop = asyncio.get_running_loop()
         if stop.is_set():
             self._stopping.set()
-        loops = [asyncio.create_task(self._repeat(each)) for each in self._parts]
+        loops = [asyncio.create_task(self._poll_repeatedly(each)) for each in self._parts]
         await self._stopping.wait()
         with self._lock:
             self._loop = None
@@ -71,15 +71,15 @@ class Polling:
             each.cancel()
         await asyncio.wait(loops)  # leases are given back
 
-    async def _repeat(self, polled: _PolledPart) -> None:
+    async def _poll_repeatedly(self, polled: _PolledPart) -> None:
         while True:
             try:
-                pause = await self._poll(polled)
+                pause = await self._poll_if_due(polled)
             except Exception as error:  # of whatever kind: it ends neither this poll nor another one
                 pause = polled.state.note_failure(error)
             await asyncio.sleep(pause)
 
-    async def _poll(self, polled: _PolledPart) -> float:
+    async def _poll_if_due(self, polled: _PolledPart) -> float:
         """Polls one source if it is due, and returns the pause in seconds until the next look."""
         end = await poll_reporting(self._context, polled.entity, polled.part, polled.state.note_progress)
         if isinstance(end, CallFailed):

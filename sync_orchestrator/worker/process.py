@@ -22,17 +22,17 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from sync_orchestrator.brokers.receivers import receivers
+from sync_orchestrator.brokers.receivers import build_receivers
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.db.notify import OUTCOMES_CHANNEL, listen
+from sync_orchestrator.core.db.notify import OUTCOMES_CHANNEL, open_listener
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.operations.maintenance import watch_if_due
 from sync_orchestrator.core.operations.worker_watch import watch_workers
 from sync_orchestrator.core.systems.worker_presence import (
     BEAT_SECONDS,
+    delete_gone_workers,
     end_worker,
-    forget_gone_workers,
     record_worker,
 )
 from sync_orchestrator.worker.polling import Polling
@@ -77,11 +77,11 @@ class Worker:
         self._outcomes = self._outcome_tasks()
         self._tasks = [
             Task("alerts", ALERTS_SECONDS, self._send_alerts),
-            Task("watch", WATCH_LOOK_SECONDS, self._watch),
+            Task("watch", WATCH_LOOK_SECONDS, self._watch_for_alerts),
             *self._outcomes,
         ]
         if self._outcomes:
-            self._tasks.append(Task("removed receivers", FORGET_SECONDS, self._forget_removed_receivers))
+            self._tasks.append(Task("removed receivers", FORGET_SECONDS, self._delete_removed_receivers))
         self._polling = Polling(context)
 
     @property
@@ -95,19 +95,19 @@ class Worker:
         if self._polling.states:
             works["polling"] = self._polling.run
         if self._outcomes:
-            works["listen"] = self._hear_outcomes
+            works["listen"] = self._listen_for_outcomes
         # Daemon threads: a call that cannot be interrupted must not keep the process.
         threads = [threading.Thread(target=work, args=(stop,), name=name, daemon=True) for name, work in works.items()]
-        self._try(forget_gone_workers)
-        self._beat()
+        self._try_in_transaction(delete_gone_workers)
+        self._write_heartbeat()
         for thread in threads:
             thread.start()
         _log.info("the worker %s has begun: %s", self._id, ", ".join(state.name for state in self.states))
         while not stop.wait(BEAT_SECONDS):
-            self._beat()
-        return self._end(threads)
+            self._write_heartbeat()
+        return self._end_threads(threads)
 
-    def _end(self, threads: list[threading.Thread]) -> bool:
+    def _end_threads(self, threads: list[threading.Thread]) -> bool:
         for task in self._tasks:
             task.wake()
         self._polling.stop()
@@ -115,19 +115,19 @@ class Worker:
         for thread in threads:
             thread.join(max(0.0, ends - time.monotonic()))
         left = [thread.name for thread in threads if thread.is_alive()]
-        self._try(partial(end_worker, worker_id=self._id))
+        self._try_in_transaction(partial(end_worker, worker_id=self._id))
         if left:
             _log.warning("ended within a round of %s; what it was sending may be sent again", ", ".join(left))
         else:
             _log.info("ended; all rounds were over")
         return not left
 
-    def _beat(self) -> None:
-        reports = [state.report() for state in self.states]
+    def _write_heartbeat(self) -> None:
+        reports = [state.make_report() for state in self.states]
         process = f"{os.getpid()} on {socket.gethostname()}"
-        self._try(lambda connection: record_worker(connection, self._id, process, reports))
+        self._try_in_transaction(lambda connection: record_worker(connection, self._id, process, reports))
 
-    def _try(self, work: Callable[[Connection], None]) -> None:
+    def _try_in_transaction(self, work: Callable[[Connection], None]) -> None:
         """A heartbeat that cannot be written is written the next time."""
         try:
             in_transaction(self._context.engine, work)
@@ -138,7 +138,7 @@ class Worker:
         sent = alerts.send_due_alerts(self._context.engine, self._context.config.alerts, _log.warning)
         return f"{sent} sent" if sent else ""
 
-    def _watch(self) -> str:
+    def _watch_for_alerts(self) -> str:
         config = self._context.config
         did = watch_if_due(self._context.engine, config.alerts, config.entities)
         watch_workers(self._context.engine, config.alerts.silent_after)
@@ -147,22 +147,22 @@ class Worker:
     def _outcome_tasks(self) -> list[Task]:
         """A task for each receiver, so that one that is slow keeps no other waiting."""
         engine, config = self._context.engine, self._context.config
-        known = receivers(config)
+        known = build_receivers(config)
 
-        def send(name: str) -> str:
+        def send_to_receiver(name: str) -> str:
             sent = outcomes.send_outcomes(engine, name, known[name], config.alerts)
             return f"{sent} sent" if sent else ""
 
-        return [Task(f"outcomes {name}", OUTCOMES_SECONDS, partial(send, name)) for name in known]
+        return [Task(f"outcomes {name}", OUTCOMES_SECONDS, partial(send_to_receiver, name)) for name in known]
 
-    def _forget_removed_receivers(self) -> str:
-        outcomes.forget_removed_receivers(self._context.engine, list(self._context.config.outcomes))
+    def _delete_removed_receivers(self) -> str:
+        outcomes.delete_removed_receivers(self._context.engine, list(self._context.config.outcomes))
         return ""
 
-    def _hear_outcomes(self, stop: threading.Event) -> None:
+    def _listen_for_outcomes(self, stop: threading.Event) -> None:
         """Wakes the senders when outcomes are announced. A lost session is replaced: only hints are lost with it."""
         while not stop.is_set():
-            with suppress(*_DATABASE_ERRORS), listen(self._context.engine, OUTCOMES_CHANNEL) as connection:
+            with suppress(*_DATABASE_ERRORS), open_listener(self._context.engine, OUTCOMES_CHANNEL) as connection:
                 while not stop.is_set():
                     for _ in connection.notifies(timeout=0.5, stop_after=1):
                         for task in self._outcomes:

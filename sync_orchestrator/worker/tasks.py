@@ -10,10 +10,10 @@ from collections.abc import Callable
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
-from sync_orchestrator.core.db.connections import sqlstate
+from sync_orchestrator.core.db.connections import sqlstate_of
 from sync_orchestrator.core.systems.worker_presence import TaskReport
 from sync_orchestrator.errors import SyncError
-from sync_orchestrator.texts.masking import mask
+from sync_orchestrator.texts.masking import mask_secrets
 from sync_orchestrator.texts.storable_text import storable_text
 
 FIRST_PAUSE_SECONDS = 2.0
@@ -71,7 +71,7 @@ class TaskState:
         )
         return pause
 
-    def report(self) -> TaskReport:
+    def make_report(self) -> TaskReport:
         """The state as the heartbeat has it."""
         now = time.monotonic()
         with self._lock:
@@ -114,6 +114,6 @@ class Task:
 def describe_error(error: Exception) -> str:
     """What went wrong, in a line without secrets."""
     if isinstance(error, (SQLAlchemyError, psycopg.Error)):
-        return f"the database does not respond as it should ({type(error).__name__}, sqlstate {sqlstate(error)})"
+        return f"the database does not respond as it should ({type(error).__name__}, sqlstate {sqlstate_of(error)})"
     text = str(error) if isinstance(error, SyncError) else f"unexpected {type(error).__name__}"
-    return storable_text(mask(text)[:_MAX_ERROR_LENGTH])
+    return storable_text(mask_secrets(text)[:_MAX_ERROR_LENGTH])

@@ -21,13 +21,13 @@ from signed_requests import SECRETS, signature
 from sqlalchemy import Engine
 
 from sync_orchestrator.api import auth
-from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.database import ApiDatabase
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.types import webhook_key
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.conservation import count_conservation
-from sync_orchestrator.core.service.api_keys import Caller, find, keys, make_key, revoke
+from sync_orchestrator.core.service.api_keys import Caller, find_caller_by_key, list_keys, make_key, revoke_key
 from sync_orchestrator.errors import NotFound, UsageError
 
 
@@ -42,9 +42,9 @@ def received(engine: Engine) -> int:
 def test_a_key_is_known_by_its_hash_alone(engine: Engine) -> None:
     with engine.begin() as connection:
         key = make_key(connection, "the shop", ["events:shop"], ["shop"])
-        assert find(connection, key) == Caller("the shop", frozenset({"events:shop"}))
+        assert find_caller_by_key(connection, key) == Caller("the shop", frozenset({"events:shop"}))
         for wrong in (key[:-1], key + "x", key.swapcase(), "", "sync_", key.replace(key[5:17], "0" * 12)):
-            assert find(connection, wrong) is None
+            assert find_caller_by_key(connection, wrong) is None
         stored = str([tuple(row) for row in run(connection, "SELECT * FROM sync.api_keys")])
     assert key not in stored
     assert key.rpartition("_")[2] not in stored
@@ -53,17 +53,17 @@ def test_a_key_is_known_by_its_hash_alone(engine: Engine) -> None:
 def test_revoked_and_expired_keys_are_good_for_nothing(engine: Engine) -> None:
     with engine.begin() as connection:
         first, second, third = (make_key(connection, "x", ["admin"], [], lifetime) for lifetime in (None, None, 3600))
-        revoke(connection, first)
-        revoke(connection, second.split("_")[1])
-        assert [find(connection, key) for key in (first, second)] == [None, None]
-        assert find(connection, third) is not None
+        revoke_key(connection, first)
+        revoke_key(connection, second.split("_")[1])
+        assert [find_caller_by_key(connection, key) for key in (first, second)] == [None, None]
+        assert find_caller_by_key(connection, third) is not None
         connection.exec_driver_sql("SET sync.clock_offset = '3601 s'")
-        assert find(connection, third) is None
+        assert find_caller_by_key(connection, third) is None
         connection.exec_driver_sql("RESET sync.clock_offset")
-        ended = {row.id for row in keys(connection) if row.revoked_at is not None}
+        ended = {row.id for row in list_keys(connection) if row.revoked_at is not None}
         assert ended == {key.split("_")[1] for key in (first, second)}
         with pytest.raises(NotFound, match="keys list"):
-            revoke(connection, "0" * 12)
+            revoke_key(connection, "0" * 12)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ SCOPES = [
 
 @pytest.mark.parametrize(("scopes", "asked", "may"), SCOPES)
 def test_scopes(scopes: list[str], asked: str, may: bool) -> None:
-    assert Caller("x", frozenset(scopes)).may(asked) is may
+    assert Caller("x", frozenset(scopes)).has_scope(asked) is may
 
 
 # Keys in requests ---------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ async def test_revoked_key_is_forgotten_by_a_running_service(
     key = key_for(engine)
     assert (await anybody.get("/v1/events/none", headers={"X-API-Key": key})).status_code == 404
     with engine.begin() as connection:
-        revoke(connection, key)
+        revoke_key(connection, key)
     now[0] += auth._REMEMBERED_SECONDS
     assert (await anybody.get("/v1/events/none", headers={"X-API-Key": key})).status_code == 401
 
@@ -176,11 +176,11 @@ class Lookups:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.keys: list[str] = []
-        monkeypatch.setattr(auth, "find", self._find)
+        monkeypatch.setattr(auth, "find_caller_by_key", self._find)
 
     def _find(self, connection: Any, key: str) -> Caller | None:
         self.keys.append(key)
-        return find(connection, key)
+        return find_caller_by_key(connection, key)
 
 
 def unknown(number: int) -> str:
@@ -208,7 +208,7 @@ async def test_keys_are_kept_by_their_hashes_and_refused_ones_in_a_small_table(
     for name, limit in (("_MAX_REFUSED", 3), ("_UNKNOWN_BURST", 1000)):
         monkeypatch.setattr(auth, name, limit)
     lookups = Lookups(monkeypatch)
-    made = auth.Access(Database(engine))
+    made = auth.Access(ApiDatabase(engine))
     key = key_for(engine)
     assert (await made.caller_by({"x-api-key": key}, "")).name == "a test"
     for number in range(20):
@@ -245,9 +245,9 @@ async def test_too_many_unknown_keys_of_an_address_are_refused_without_the_datab
 
 
 def test_addresses_of_one_host_are_counted_together() -> None:
-    networks = {auth._network(address) for address in ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:1::%eth0")}
+    networks = {auth._find_network(address) for address in ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:1::%eth0")}
     assert networks == {"2001:db8::/64"}
-    assert [auth._network(each) for each in ("127.0.0.1", "", "no address")] == ["127.0.0.1", "", ""]
+    assert [auth._find_network(each) for each in ("127.0.0.1", "", "no address")] == ["127.0.0.1", "", ""]
 
 
 async def test_callers_that_come_at_once_share_a_look_at_their_key(

@@ -150,7 +150,7 @@ def test_the_items_of_an_array_are_found_wherever_pieces_are_cut(
     body = json.dumps(items, ensure_ascii=ascii_only, indent=indent).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_items, "_PIECE", piece)
-        found = [place for some in json_items.spans(body) for place in some]
+        found = [place for some in json_items.find_item_spans(body) for place in some]
     assert [json.loads(body[begin:end]) for begin, end in found] == items
 
 
@@ -244,14 +244,14 @@ async def test_an_event_of_another_source_ends_a_large_batch(engine: Engine, con
 
 def test_a_budget_is_shared_and_given_back() -> None:
     budget = ByteBudget(100, 60)
-    with budget.reserve("lab", 50) as first:
+    with budget.begin_reservation("lab", 50) as first:
         with pytest.raises(Refused) as caught:
-            first.add(11)
+            first.add_bytes(11)
         assert caught.value.status == 503
-        with budget.reserve("shop", 50), pytest.raises(Refused):
-            budget.reserve("x", 1)
+        with budget.begin_reservation("shop", 50), pytest.raises(Refused):
+            budget.begin_reservation("x", 1)
         assert budget.used_bytes == 50
-        first.add(10)
+        first.add_bytes(10)
     assert budget.used_bytes == 0
 
 
@@ -342,7 +342,7 @@ async def test_turns_go_from_sender_to_sender(monkeypatch: pytest.MonkeyPatch) -
     all_turns = Turns()
 
     async def work(sender: str, pieces: int) -> None:
-        async with all_turns.turn(sender) as turn:
+        async with all_turns.make_turn(sender) as turn:
             for _ in range(pieces):
                 order.append(sender)
                 await turn.go_on()
@@ -358,11 +358,11 @@ async def test_a_turn_that_is_given_up_goes_to_the_next(monkeypatch: pytest.Monk
     all_turns, holds = Turns(), asyncio.Event()
 
     async def hold() -> None:
-        async with all_turns.turn("lab"):
+        async with all_turns.make_turn("lab"):
             await holds.wait()
 
     async def want() -> str:
-        async with all_turns.turn("shop"):
+        async with all_turns.make_turn("shop"):
             return "done"
 
     first = asyncio.create_task(hold())
@@ -393,11 +393,11 @@ async def test_a_source_does_not_wait_for_the_large_commits_of_another(
 
     monkeypatch.setattr(group_commit, "record_on", slow)
     async with aclosing(GroupCommit(engine)) as commit:
-        flood = [asyncio.create_task(commit.record(_changes("stock", 600, f"f{n}-"))) for n in range(8)]
+        flood = [asyncio.create_task(commit.record_events(_changes("stock", 600, f"f{n}-"))) for n in range(8)]
         for _ in range(2):
             await begun.acquire()
-        assert await commit.record(_changes("shop", 1)) == Recorded(1, 0)
-        assert await commit.record(_changes("shop", 1, "again")) == Recorded(1, 0)
+        assert await commit.record_events(_changes("shop", 1)) == Recorded(1, 0)
+        assert await commit.record_events(_changes("shop", 1, "again")) == Recorded(1, 0)
         held.set()
         assert sum(each.accepted for each in await asyncio.gather(*flood)) == 4800
 
@@ -416,9 +416,9 @@ async def test_sources_that_wait_together_are_taken_in_turns(engine: Engine, mon
     monkeypatch.setattr(group_commit, "_AT_ONCE", 1)
     monkeypatch.setattr(group_commit, "_AT_ONCE_WITH_OTHERS", 1)
     async with aclosing(GroupCommit(engine)) as commit:
-        tasks = [asyncio.create_task(commit.record(_changes("stock", 100, f"f{n}-"))) for n in range(20)]
+        tasks = [asyncio.create_task(commit.record_events(_changes("stock", 100, f"f{n}-"))) for n in range(20)]
         await begun.wait()
-        tasks.append(asyncio.create_task(commit.record(_changes("shop", 1))))
+        tasks.append(asyncio.create_task(commit.record_events(_changes("shop", 1))))
         await asyncio.sleep(0)
         held.set()
         await asyncio.gather(*tasks)

@@ -20,7 +20,7 @@ from world import World
 
 from sync_orchestrator.api.intake import group_commit
 from sync_orchestrator.api.intake.group_commit import GroupCommit
-from sync_orchestrator.api.intake.throttle import Throttle
+from sync_orchestrator.api.intake.throttle import IntakeThrottle
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import run
@@ -206,9 +206,9 @@ async def test_requests_that_wait_together_share_a_commit(engine: Engine, monkey
     monkeypatch.setattr(group_commit, "record_on", counted)
     monkeypatch.setattr(group_commit, "_ENOUGH", 1000)
     async with aclosing(GroupCommit(engine)) as commit:
-        tasks = [asyncio.create_task(commit.record(changes("e0")))]
+        tasks = [asyncio.create_task(commit.record_events(changes("e0")))]
         await begun.wait()
-        tasks += [asyncio.create_task(commit.record(changes(f"e{n % 40}"))) for n in range(1, 50)]
+        tasks += [asyncio.create_task(commit.record_events(changes(f"e{n % 40}"))) for n in range(1, 50)]
         await asyncio.sleep(0)
         held.set()
         found = await asyncio.gather(*tasks)
@@ -235,7 +235,7 @@ async def test_one_that_cannot_be_stored_spoils_no_other(engine: Engine, monkeyp
     monkeypatch.setattr(group_commit, "record_on", counted)
     async with aclosing(GroupCommit(engine)) as commit:
         found = await asyncio.gather(
-            *(commit.record(each) for each in (changes("1"), changes("2"), changes("3"), bad, changes("4"))),
+            *(commit.record_events(each) for each in (changes("1"), changes("2"), changes("3"), bad, changes("4"))),
             return_exceptions=True,
         )
     assert isinstance(found[3], DataError)
@@ -256,26 +256,26 @@ async def test_a_database_that_stops_answering_keeps_nobody_waiting_for_ever(
 
     monkeypatch.setattr(group_commit, "record_on", mute)
     async with aclosing(GroupCommit(engine, most_seconds=0.2)) as commit:
-        found = await asyncio.gather(*(commit.record(changes(ident)) for ident in "abc"), return_exceptions=True)
+        found = await asyncio.gather(*(commit.record_events(changes(ident)) for ident in "abc"), return_exceptions=True)
         silent[0] = False
-        assert await commit.record(changes("d")) == Recorded(1, 0)
+        assert await commit.record_events(changes("d")) == Recorded(1, 0)
     assert [type(each) for each in found] == [TimeoutError] * 3
 
 
 async def test_a_connection_that_was_lost_is_replaced(engine: Engine) -> None:
     async with aclosing(GroupCommit(engine)) as commit:
-        await commit.record(changes("a"))
+        await commit.record_events(changes("a"))
         with engine.begin() as connection:
             connection.exec_driver_sql(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-        assert await commit.record(changes("b")) == Recorded(1, 0)
+        assert await commit.record_events(changes("b")) == Recorded(1, 0)
 
 
 async def test_a_request_that_went_away_keeps_no_other_waiting(engine: Engine) -> None:
     async with aclosing(GroupCommit(engine)) as commit:
-        gone, stays = (asyncio.create_task(commit.record(changes(ident))) for ident in "ab")
+        gone, stays = (asyncio.create_task(commit.record_events(changes(ident))) for ident in "ab")
         await asyncio.sleep(0)
         gone.cancel()
         assert await stays == Recorded(1, 0)
@@ -286,28 +286,28 @@ async def test_a_request_that_went_away_keeps_no_other_waiting(engine: Engine) -
 
 def test_throttle_gives_a_seconds_worth_and_then_the_rate() -> None:
     now = [0.0]
-    throttle = Throttle({"shop": 10, "stock": None}, lambda: now[0])
-    throttle.take(["shop"] * 10)
-    throttle.take(["stock"] * 1000)
+    throttle = IntakeThrottle({"shop": 10, "stock": None}, lambda: now[0])
+    throttle.charge_events(["shop"] * 10)
+    throttle.charge_events(["stock"] * 1000)
     with pytest.raises(Refused) as caught:
-        throttle.take(["stock", "shop"])
+        throttle.charge_events(["stock", "shop"])
     assert (caught.value.status, caught.value.headers) == (429, {"Retry-After": "1"})
     now[0] += 0.1
-    throttle.take(["shop"])
+    throttle.charge_events(["shop"])
     with pytest.raises(Refused):
-        throttle.take(["shop"])
+        throttle.charge_events(["shop"])
 
 
 def test_throttle_takes_a_large_batch_when_nothing_is_owed() -> None:
     now = [0.0]
-    throttle = Throttle({"shop": 2}, lambda: now[0])
-    throttle.take(["shop"] * 20)
+    throttle = IntakeThrottle({"shop": 2}, lambda: now[0])
+    throttle.charge_events(["shop"] * 20)
     now[0] = 9
     with pytest.raises(Refused) as caught:
-        throttle.take(["shop"] * 20)
+        throttle.charge_events(["shop"] * 20)
     assert caught.value.headers == {"Retry-After": "1"}
     now[0] = 10
-    throttle.take(["shop"] * 20)
+    throttle.charge_events(["shop"] * 20)
 
 
 async def test_a_source_that_sends_too_much_is_told_when(engine: Engine) -> None:

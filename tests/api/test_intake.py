@@ -22,7 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 from sync_orchestrator.api import bodies
 from sync_orchestrator.api.intake import group_commit, routes
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.db.session import open_engine, run
 from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.ledger.recording import ChangeEvent
 from sync_orchestrator.errors import InvalidEvent
@@ -392,7 +392,7 @@ def _into(sent: list[Message]) -> Send:
 
 @pytest.fixture
 async def cut_off(config: Config) -> AsyncIterator[httpx.AsyncClient]:
-    engine = connect("postgresql+psycopg://nobody:secret@127.0.0.1:1/none")
+    engine = open_engine("postgresql+psycopg://nobody:secret@127.0.0.1:1/none")
     async with client_of(service(engine, config), f"sync_{'0' * 12}_{'x' * 43}") as client:
         yield client
     engine.dispose()

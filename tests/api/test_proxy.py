@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from world import World
 
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.api.proxy.paths import segments, spelt
+from sync_orchestrator.api.proxy.paths import join_path, split_path
 from sync_orchestrator.core.db.session import run
 
 Serve = Callable[..., Awaitable[httpx.AsyncClient]]
@@ -322,10 +322,10 @@ async def test_paths_that_may_be_read_in_two_ways_are_refused(serve: Serve, serv
 )
 def test_a_path_that_is_taken_has_one_spelling_and_stays_below_its_root(raw: bytes) -> None:
     try:
-        pieces = segments(raw)
+        pieces = split_path(raw)
     except (Refused, UnicodeEncodeError):
         return
-    assert segments(spelt(pieces).encode()) == pieces
+    assert split_path(join_path(pieces).encode()) == pieces
     assert not {"", ".", ".."} & set(pieces)
 
 

@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.service import rollout
-from sync_orchestrator.core.service.rollout import Change, Rollout, place
+from sync_orchestrator.core.service.rollout import RolloutChange, RolloutState, compute_place
 from sync_orchestrator.core.systems.rate_limit import SharedHoldOff
 from sync_orchestrator.errors import NotFound, NotYet
 
@@ -40,29 +40,29 @@ VALUES = [f"merchant-{number}" for number in range(200)]
 @given(st.text(), st.text(), st.floats(0, 100), st.floats(0, 100))
 def test_whoever_is_in_stays_in_when_the_share_grows(name: str, value: str, one: float, other: float) -> None:
     low, high = sorted((one, other))
-    assert not Rollout(name, percent=low).is_new(value) or Rollout(name, percent=high).is_new(value)
-    assert not Rollout(name, percent=0).is_new(value)
-    assert Rollout(name, percent=100).is_new(value)
+    assert not RolloutState(name, percent=low).is_new(value) or RolloutState(name, percent=high).is_new(value)
+    assert not RolloutState(name, percent=0).is_new(value)
+    assert RolloutState(name, percent=100).is_new(value)
 
 
 @given(st.text(), st.floats(0, 100), st.booleans())
 def test_lists_go_before_the_share_and_deny_before_allow(value: str, percent: float, halted: bool) -> None:
     allowed, denied = frozenset([value]), frozenset([value])
-    assert Rollout("r", percent=percent, allow=allowed, halted=halted).is_new(value) is not halted
-    assert not Rollout("r", percent=percent, allow=allowed, deny=denied).is_new(value)
+    assert RolloutState("r", percent=percent, allow=allowed, halted=halted).is_new(value) is not halted
+    assert not RolloutState("r", percent=percent, allow=allowed, deny=denied).is_new(value)
 
 
 def test_the_share_is_that_of_the_values_and_the_same_on_every_route() -> None:
     """A merchant that reads the new way and writes the old one would not find what it wrote."""
     values = [str(number) for number in range(20_000)]
-    chosen = {name: {value for value in values if Rollout(name, percent=10).is_new(value)} for name in ("a", "b")}
+    chosen = {name: {value for value in values if RolloutState(name, percent=10).is_new(value)} for name in ("a", "b")}
     assert chosen["a"] == chosen["b"]
     assert abs(len(chosen["a"]) / len(values) - 0.1) < 0.01
-    assert round(place("berlin"), 6) == 98.133333  # it must be the same in every version of the program
+    assert round(compute_place("berlin"), 6) == 98.133333  # it must be the same in every version of the program
 
 
 def test_a_call_without_a_value_waits_for_the_whole_share() -> None:
-    assert [Rollout("r", percent=percent).is_new(None) for percent in (0, 99.9, 100)] == [False, False, True]
+    assert [RolloutState("r", percent=percent).is_new(None) for percent in (0, 99.9, 100)] == [False, False, True]
 
 
 # A route with both ways ---------------------------------------------------------------------------------------------
@@ -93,8 +93,14 @@ class Both:
 
         def work() -> None:
             with self.engine.begin() as connection:
-                rollout.change(
-                    connection, self.config, "stone", Change(**changes), who="a test", why="because", override=True
+                rollout.change_rollout(
+                    connection,
+                    self.config,
+                    "stone",
+                    RolloutChange(**changes),
+                    who="a test",
+                    why="because",
+                    override=True,
                 )
 
         await asyncio.to_thread(work)
@@ -149,7 +155,7 @@ async def test_a_merchant_always_goes_the_same_way(serve: Serve) -> None:
     await both.change(percent=30)
     first = [(await both.get(merchant)).json()["from"] for merchant in VALUES[:40]]
     again = [(await both.get(merchant)).json()["from"] for merchant in VALUES[:40]]
-    assert first == again == ["new" if place(merchant) < 30 else "legacy" for merchant in VALUES[:40]]
+    assert first == again == ["new" if compute_place(merchant) < 30 else "legacy" for merchant in VALUES[:40]]
     assert set(first) == {"new", "legacy"}
 
 
@@ -289,7 +295,7 @@ async def test_a_bug_in_the_new_path_is_no_reason_to_fail_the_caller(
     async def broken(asked: Any) -> Response:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(both.app.state.proxy._grey["stone"]._new, "answer", broken)
+    monkeypatch.setattr(both.app.state.proxy._canaries["stone"]._third_party_path, "answer_request", broken)
     assert (await both.get()).json() == {"from": "legacy"}
 
 
@@ -329,7 +335,7 @@ async def test_rule_24_a_wait_that_cannot_be_noted_does_not_make_a_write_undone(
     async def gone(self: Any, seconds: float) -> None:
         raise OperationalError("SELECT 1", {}, Exception("gone"))
 
-    monkeypatch.setattr(SharedHoldOff, "ask", gone)
+    monkeypatch.setattr(SharedHoldOff, "hold_off_calls", gone)
     server.handler = done
     answer = await both.client.post("/proxy/stones/p1", json={}, headers={"X-Merchant": "m1"})
     assert (answer.status_code, len(server.seen), legacy.seen) == (502, 1, [])
@@ -461,7 +467,7 @@ async def test_the_share_falls_back_by_itself_and_says_so(serve: Serve, server: 
 async def test_differences_make_it_fall_back_too(serve: Serve, server: Server) -> None:
     both = await serve()
     await both.change(percent=1, shadow=True)
-    merchant = next(each for each in VALUES if place(each) > 1)
+    merchant = next(each for each in VALUES if compute_place(each) > 1)
     for _ in range(5):
         await both.get(merchant)
     await both.totals()
@@ -504,20 +510,20 @@ def switched_config(**rules: Any) -> Config:
 def test_replicas_count_together(engine: Engine, what: dict[str, int], falls: bool) -> None:
     config = switched_config()
     with engine.begin() as connection:
-        rollout.change(connection, config, "stone", Change(percent=50), who="x", why="y", override=True)
+        rollout.change_rollout(connection, config, "stone", RolloutChange(percent=50), who="x", why="y", override=True)
         half = {key: n // 2 for key, n in counted(**what).items()}
         rest = {key: n - half[key] for key, n in counted(**what).items()}
-        assert rollout.count(connection, config, half) == []
-        assert rollout.count(connection, config, rest) == (["stone"] if falls else [])
+        assert rollout.record_counts(connection, config, half) == []
+        assert rollout.record_counts(connection, config, rest) == (["stone"] if falls else [])
 
 
 def test_what_is_older_than_the_window_is_forgiven(engine: Engine) -> None:
     config = switched_config(window=60)
     with engine.begin() as connection:
-        rollout.change(connection, config, "stone", Change(percent=50), who="x", why="y", override=True)
-        rollout.count(connection, config, counted(tried=9, failed=9))
+        rollout.change_rollout(connection, config, "stone", RolloutChange(percent=50), who="x", why="y", override=True)
+        rollout.record_counts(connection, config, counted(tried=9, failed=9))
         run(connection, "SET LOCAL sync.clock_offset = '70 s'")
-        assert rollout.count(connection, config, counted(tried=9)) == []
+        assert rollout.record_counts(connection, config, counted(tried=9)) == []
 
 
 # Changes ------------------------------------------------------------------------------------------------------------
@@ -542,10 +548,10 @@ def validated(engine: Engine, verdict: str | None, ago: float = 0, group: str = 
             )
 
 
-def step(engine: Engine, override: bool = False, **changes: Any) -> Rollout:
+def step(engine: Engine, override: bool = False, **changes: Any) -> RolloutState:
     with engine.begin() as connection:
-        return rollout.change(
-            connection, switched_config(), "stone", Change(**changes), who="ada", why="a step", override=override
+        return rollout.change_rollout(
+            connection, switched_config(), "stone", RolloutChange(**changes), who="ada", why="a step", override=override
         )
 
 
@@ -569,7 +575,7 @@ def test_steps_up_need_a_clean_validation(engine: Engine, verdicts: list[Any], c
     assert step(engine, shadow=True).shadow
     assert step(engine, override=True, percent=5.0).percent == 5
     with engine.begin() as connection:
-        last, first = rollout.history(connection, "stone")
+        last, first = rollout.list_rollout_changes(connection, "stone")
     assert (last.who, last.why, first.overrode) == ("ada", "a step", None)
     assert complaint in last.overrode
 
@@ -588,7 +594,7 @@ def test_steps_down_need_nothing_and_steps_up_a_validation_that_was_clean_lately
 def test_going_on_after_a_fall_back_is_a_step_up_for_those_who_are_allowed(engine: Engine) -> None:
     step(engine, override=True, allow=frozenset(["m1"]))
     with engine.begin() as connection:
-        assert rollout.count(connection, switched_config(), counted(tried=10, failed=10)) == ["stone"]
+        assert rollout.record_counts(connection, switched_config(), counted(tried=10, failed=10)) == ["stone"]
     assert step(engine, deny=frozenset(["m2"])).halted
     with pytest.raises(NotYet):
         step(engine, percent=0.0)
@@ -604,7 +610,9 @@ def test_values_that_cannot_be_are_refused(engine: Engine, wrong: dict[str, Any]
 
 def test_a_route_without_legacy_has_no_share(engine: Engine) -> None:
     with engine.begin() as connection, pytest.raises(NotFound, match="there is none"):
-        rollout.change(connection, two_part_config(routes={"r": route()}), "r", Change(percent=1), who="x", why="y")
+        rollout.change_rollout(
+            connection, two_part_config(routes={"r": route()}), "r", RolloutChange(percent=1), who="x", why="y"
+        )
 
 
 # The API ------------------------------------------------------------------------------------------------------------
@@ -633,7 +641,7 @@ async def test_rollouts_are_changed_by_the_api(serve: Serve, engine: Engine) -> 
 async def test_shares_stand_in_the_figures(serve: Serve, engine: Engine) -> None:
     both = await serve()
     await both.change(percent=40)
-    await both.get(next(each for each in VALUES if place(each) < 40))
+    await both.get(next(each for each in VALUES if compute_place(each) < 40))
     await both.totals()
     text = (await both.client.get("/metrics", headers={"Authorization": f"Bearer {key_for(engine, 'metrics')}"})).text
     figures = {

@@ -24,7 +24,7 @@ from world import World
 
 from sync_orchestrator import composition
 from sync_orchestrator.cli import app
-from sync_orchestrator.cli.terminal import clean
+from sync_orchestrator.cli.terminal import make_safe_text
 from sync_orchestrator.core.systems.heartbeats import end_heartbeat, record_heartbeat
 from sync_orchestrator.supervisor import system as processes
 
@@ -92,7 +92,7 @@ def test_text_of_others_cannot_steer_the_terminal(world: World, command: Command
 
 
 def test_bytes_are_shown_as_hex() -> None:
-    assert (clean(b"\x01\xff").plain, clean(None).plain) == ("01ff", "")
+    assert (make_safe_text(b"\x01\xff").plain, make_safe_text(None).plain) == ("01ff", "")
 
 
 # Events -------------------------------------------------------------------------------------------------------------
@@ -488,4 +488,4 @@ def test_demo_gets_its_options(command: Command, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "execv", lambda program, words: started.append(words[1:]))
     assert command("demo", "--fast", "3").exit_code == 0
     assert started == [["-m", "demo.story", "--fast", "3"]]
-    assert processes.workspace() == tmp_path / "workspace.yaml"
+    assert processes.find_workspace() == tmp_path / "workspace.yaml"

@@ -95,7 +95,7 @@ def test_the_newest_revision_by_file_name_is_the_one_that_alembic_finds() -> Non
 
 def test_a_database_of_the_present_shape_is_not_migrated_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     migrated: list[Any] = []
-    monkeypatch.setattr(migrate, "_upgrade", migrated.append)
+    monkeypatch.setattr(migrate, "_upgrade_to_head", migrated.append)
     migrate.migrate(engine)
     assert (migrate.is_current(engine), migrated) == (True, [])
     with engine.begin() as connection:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from sync_orchestrator.cli import app
 from sync_orchestrator.cli.starter.document import Answers, start_of
-from sync_orchestrator.config import read
+from sync_orchestrator.config import parse_config
 from sync_orchestrator.config.schema import json_schema
 from sync_orchestrator.errors import ConfigError
 
@@ -48,7 +48,7 @@ def init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Init:
 def test_every_start_is_in_order_also_for_editors(changes: dict[str, Any]) -> None:
     text = start_of(replace(ANSWERS, **changes))
     document = yaml.safe_load(text)
-    assert read(text, "sync.yaml").entities.keys() == {"product"}
+    assert parse_config(text, "sync.yaml").entities.keys() == {"product"}
     assert list(Draft202012Validator(json_schema()).iter_errors(document)) == []
     assert text.startswith("# yaml-language-server: $schema=sync.schema.json\n")
     assert max(map(len, text.splitlines())) <= 140
@@ -68,13 +68,13 @@ def test_lines_that_are_offered_as_comments_are_in_order_too(monkeypatch: pytest
     assert len(offered) == 10
     for number in offered:
         lines[number] = lines[number].replace("# ", "", 1)
-    config = read("\n".join(lines), "sync.yaml")
+    config = parse_config("\n".join(lines), "sync.yaml")
     assert config.third_parties["partner"].rate == 10
     assert config.entities["product"].parts["backoffice"].count is not None
 
 
 def test_our_key_does_not_take_the_place_of_their_id() -> None:
-    target = read(start_of(replace(ANSWERS, key="id")), "sync.yaml").entities["product"].third_party
+    target = parse_config(start_of(replace(ANSWERS, key="id")), "sync.yaml").entities["product"].third_party
     assert (target.key_field, target.id) == ("external_id", "id")
 
 

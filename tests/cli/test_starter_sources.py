@@ -19,8 +19,8 @@ from starter_runs import init as init
 from typer.testing import Result
 
 from sync_orchestrator.cli.starter.document import marked_lines
-from sync_orchestrator.cli.starter.openapi import Document, read_document
-from sync_orchestrator.config import read
+from sync_orchestrator.cli.starter.openapi import OpenApiDocument, read_document
+from sync_orchestrator.config import parse_config
 from sync_orchestrator.config.schema import json_schema
 from sync_orchestrator.errors import ConfigError
 
@@ -243,7 +243,7 @@ def from_document(init: Init, name: str, entity: str, *more: str) -> Result:
     document = yaml.safe_load(text)
     if not marked_lines(text):
         assert list(Draft202012Validator(json_schema()).iter_errors(document)) == []
-        assert read(text, "sync.yaml").entities.keys() == {entity}
+        assert parse_config(text, "sync.yaml").entities.keys() == {entity}
     return result
 
 
@@ -443,7 +443,7 @@ def test_what_is_no_document_is_refused(content: str, said: str, tmp_path: Path)
 
 
 def test_references_in_a_circle_and_to_nowhere_end() -> None:
-    document = Document(
+    document = OpenApiDocument(
         "x",
         {
             "components": {
@@ -460,13 +460,13 @@ def test_references_in_a_circle_and_to_nowhere_end() -> None:
             }
         },
     )
-    assert document.resolve({"$ref": "#/components/schemas/A"}) == {}
-    assert document.resolve({"$ref": "other.yaml#/A"}) == {}
-    assert document.properties({"$ref": "#/components/schemas/C"}).keys() == {"a"}
+    assert document.resolve_schema({"$ref": "#/components/schemas/A"}) == {}
+    assert document.resolve_schema({"$ref": "other.yaml#/A"}) == {}
+    assert document.list_properties({"$ref": "#/components/schemas/C"}).keys() == {"a"}
 
 
 def test_the_word_todo_is_an_ordinary_value_where_no_comment_marks_it() -> None:
     text = "sources: {a: {base_url: TODO}}  # a board\n"
     with pytest.raises(ConfigError) as caught:
-        read(text, "sync.yaml")
+        parse_config(text, "sync.yaml")
     assert "is to be filled in" not in str(caught.value)

@@ -174,7 +174,7 @@ def test_the_cursor_can_be_read_and_one_of_an_earlier_version_is_replaced(dagste
         ticked = dagster.tick(worker_report, earlier)
         assert len(ticked.run_requests) == 1
         assert json.loads(ticked.cursor)["shown_at"].endswith("+00:00")
-        assert AlertCursor.read(ticked.cursor).written() == ticked.cursor
+        assert AlertCursor.from_text(ticked.cursor).to_text() == ticked.cursor
 
 
 def test_an_alert_is_in_the_log_of_the_tick_that_has_it_shown(

@@ -23,7 +23,7 @@ import sync_orchestrator
 from sync_orchestrator import SyncEntityComponent
 from sync_orchestrator.assets.lineage import archive_key, mirror_key
 from sync_orchestrator.assets.own_runs import is_own_run
-from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.core.db.session import open_engine
 from sync_orchestrator.core.groups.registry import known_groups
 
 ROOT = Path(sync_orchestrator.__file__).parents[1]
@@ -233,7 +233,7 @@ def test_a_full_sync_of_the_component_brings_the_third_party_in_sync(
         assert [record.partition_key for record in newest] == ["paris"]
     ours = {row["sku"] for row in company.backoffice.products.values() if row["shop"] == "paris"}
     assert {item["sku"] for item in company.partner.items.values()} == ours
-    engine = connect(database_url)
+    engine = open_engine(database_url)
     with engine.begin() as connection:
         assert known_groups(connection, "product") == ["berlin", "paris"]
     engine.dispose()

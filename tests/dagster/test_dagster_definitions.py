@@ -24,7 +24,7 @@ from demo.up import home_of_demo
 from sync_orchestrator.assets.lineage import archive_key, mirror_key, source_key, third_party_key
 from sync_orchestrator.assets.ticks import cron_line, tick_minutes
 from sync_orchestrator.core.values.mapping_columns import paths_of
-from sync_orchestrator.definitions import build
+from sync_orchestrator.definitions import build_definitions
 from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE, write_instance
 from sync_orchestrator.sensors.alerts import cause_of, goes_on
 from sync_orchestrator.sensors.changes import unless_needed
@@ -40,7 +40,7 @@ def of_no_instance() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def defs() -> dg.Definitions:
-    return build(two_part_config())
+    return build_definitions(two_part_config())
 
 
 def test_definitions_are_loadable_without_a_database(defs: dg.Definitions) -> None:
@@ -71,7 +71,7 @@ def test_the_metadata_of_the_assets_says_where_each_field_comes_from() -> None:
         entity={"owners": ["team:stones", "ann@example.org"]},
         shop={"base_url": "https://user:word@shop.example/api?token=x"},
     )
-    graph = build(config).resolve_asset_graph()
+    graph = build_definitions(config).resolve_asset_graph()
     archive, mirror = graph.get(archive_key("item")), graph.get(mirror_key("item"))
     assert list(archive.owners) == list(mirror.owners) == ["team:stones", "ann@example.org"]
     assert (archive.kinds, mirror.kinds) == ({"postgres"}, {"api", "erp"})
@@ -123,7 +123,7 @@ def test_owners_are_addresses_or_teams(owner: str, good: bool) -> None:
 
 def test_the_descriptions_say_what_a_launch_may_write() -> None:
     for repair, said in (("auto", "writes to the third party"), ("ask", "writes nothing to the third party")):
-        graph = build(two_part_config(entity={"validation": {"repair": repair}})).resolve_asset_graph()
+        graph = build_definitions(two_part_config(entity={"validation": {"repair": repair}})).resolve_asset_graph()
         check = graph.get(dg.AssetCheckKey(mirror_key("item"), "count_then_diff"))
         assert said in str(check.description)
         assert "works on all business groups" in str(check.description)
@@ -357,7 +357,9 @@ def test_the_launchpad_shows_every_default(defs: dg.Definitions, job: str) -> No
 
 
 def test_definitions_of_several_configurations_keep_their_own_names(defs: dg.Definitions) -> None:
-    other = build(two_part_config(entities={"thing": two_part_config().entities["item"].model_dump(by_alias=True)}))
+    other = build_definitions(
+        two_part_config(entities={"thing": two_part_config().entities["item"].model_dump(by_alias=True)})
+    )
     assert [value.config_value for value in options_of(other, "plan")["entity"].config_type.enum_values] == [  # type: ignore[attr-defined]
         "all entities",
         "thing",

@@ -27,7 +27,7 @@ from world import World
 from sync_orchestrator.adapters.containment import ContainedSource, Containment
 from sync_orchestrator.assets import freshness
 from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
-from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.core.db.session import open_engine
 from sync_orchestrator.core.drain import presence
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.progress import group_left_over
@@ -36,7 +36,7 @@ from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.core.systems.rate_limit import shared_rate
 from sync_orchestrator.resources.instance.config import (
     delete_shared_partitions,
-    reap,
+    end_abandoned_runs,
 )
 from sync_orchestrator.sensors import changes
 from sync_orchestrator.sensors.alerts import failed_runs, recovered_runs
@@ -63,7 +63,7 @@ def test_dagsters_storage_keeps_its_connections(storage: dg.DagsterInstance, sto
         instance.get_dynamic_partitions("item_business_group")
         instance.all_instigator_state()
 
-    engine = connect(storage_url)
+    engine = open_engine(storage_url)
     look(storage)
     before = backends()
     for _ in range(5):
@@ -680,14 +680,14 @@ def test_reaper_ends_runs_whose_processes_are_gone(dagster: Dagster) -> None:
             dg.DagsterRunStatus.SUCCESS,
         )
     }
-    assert reap(dagster.instance) == 3
+    assert end_abandoned_runs(dagster.instance) == 3
     after = {status: dagster.instance.get_run_by_id(run) for status, run in runs.items()}
     assert [run.status for run in after.values() if run is not None] == [
         dg.DagsterRunStatus.NOT_STARTED,
         *[dg.DagsterRunStatus.FAILURE] * 3,
         dg.DagsterRunStatus.SUCCESS,
     ]
-    assert reap(dagster.instance) == 0
+    assert end_abandoned_runs(dagster.instance) == 0
 
 
 def test_an_end_of_the_system_is_no_alert(dagster: Dagster) -> None:
@@ -695,7 +695,7 @@ def test_an_end_of_the_system_is_no_alert(dagster: Dagster) -> None:
     for job in ("incremental_sync", "full_sync_item"):
         definition = dagster.defs.resolve_job_def(job)
         dagster.instance.create_run_for_job(definition, status=dg.DagsterRunStatus.STARTED)
-    assert reap(dagster.instance) == 2
+    assert end_abandoned_runs(dagster.instance) == 2
     for run in dagster.instance.get_runs():
         [entry] = dagster.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
         assert entry.dagster_event is not None

@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 from fakes import two_part_config
 
-from sync_orchestrator.definitions import build
+from sync_orchestrator.definitions import build_definitions
 
 SNAPSHOT = Path(__file__).parent / "dagster_definitions.txt"
 
@@ -121,7 +121,7 @@ def _joined(values: Any) -> str:
 
 
 def test_the_definitions_are_those_of_the_snapshot() -> None:
-    found = described(build(two_part_config()))
+    found = described(build_definitions(two_part_config()))
     if os.environ.get("SYNC_UPDATE_SNAPSHOTS") == "1":
         SNAPSHOT.write_text(found)
     assert found == SNAPSHOT.read_text(), "see the difference; SYNC_UPDATE_SNAPSHOTS=1 writes the file anew"

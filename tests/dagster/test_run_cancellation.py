@@ -40,7 +40,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.full_sync.full_sync import full_sync
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_events
 from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.validation.validate import validate
 from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE
@@ -343,7 +343,7 @@ def test_full_sync(runs: Runs, way: Any) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_drain(runs: Runs, way: Any) -> None:
     """SIGTERM ends the whole system, and a drain that it ends has done what it is for."""
-    record(
+    record_events(
         runs.engine,
         [ChangeEvent("shop", f"e {key}", "item", key, "create", 1, row) for key, row in runs.systems.rows.items()],
     )

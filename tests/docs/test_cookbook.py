@@ -21,7 +21,7 @@ from cookbook_pages import FOLDER, SERVER_PAGES, fences, merge, parse_yaml
 from http_server import Server
 
 from sync_orchestrator import config as configuration
-from sync_orchestrator.conformance import conformance
+from sync_orchestrator.conformance import run_conformance
 
 SAMPLES = [
     {"code": "k1", "store": "A", "name": "a lamp", "price": 9.5, "stock": 3, "active": True},
@@ -126,7 +126,7 @@ async def test_recipe(recipe: Recipe, server: Server, monkeypatch: pytest.Monkey
     path = tmp_path / "sync.yaml"
     path.write_text(yaml.safe_dump(merge(parse_yaml(BASE), parse_yaml(text))))
     config = configuration.load(path)
-    report = await conformance(config, "product", samples=SAMPLES, group="A", other_group="B", odd_keys=True)
+    report = await run_conformance(config, "product", samples=SAMPLES, group="A", other_group="B", odd_keys=True)
     endings = {ending.behaviour: ending for ending in report.endings}
     failed = {name: (ending.came, ending.expected) for name, ending in endings.items() if ending.outcome == "failed"}
     assert failed == {}
@@ -189,7 +189,7 @@ async def test_recipe_of_a_source(
         base["entities"]["product"]["mapping"] = {"code": "key", "store": "group", "name": "shop.name"}
     path = tmp_path / "sync.yaml"
     path.write_text(yaml.safe_dump(merge(base, told)))
-    report = await conformance(configuration.load(path), "product", part=part, group="A")
+    report = await run_conformance(configuration.load(path), "product", part=part, group="A")
     failed = {
         ending.behaviour: (ending.came, ending.expected) for ending in report.endings if ending.outcome == "failed"
     }

@@ -385,7 +385,7 @@ class TestProcesses:
         key, group = stone["sku"], stone["collection"]
         try:
             rows = {name: await part.read(key) for name, part in parts.items()}
-            payload = mapping.payload(key, group, {name: row.data for name, row in rows.items() if row})
+            payload = mapping.build_payload(key, group, {name: row.data for name, row in rows.items() if row})
             assert None not in payload.values()
             ref = await third_party.create(Item(key, group, payload))
             known = Item(key, group, {**payload, "unitPrice": 1}, external_id=ref)

@@ -44,7 +44,7 @@ from sync_orchestrator import config as configuration
 from sync_orchestrator.api.service import create_app
 from sync_orchestrator.cli import app
 from sync_orchestrator.cli.reference import write_reference
-from sync_orchestrator.config.sources import RestSystem
+from sync_orchestrator.config.sources import RestSourceSettings
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.states import State
@@ -257,16 +257,16 @@ def whole_configuration(fragment: Mapping[str, Any]) -> dict[str, Any]:
     whole: dict[str, Any] = yaml.safe_load(DEMO.read_text())
     models: list[tuple[type[BaseModel], tuple[str, ...]]] = [
         (configuration.Config, ()),
-        (configuration.Entity, ("entities", "stone")),
-        (configuration.ThirdPartySystem, ("third_parties", "erp")),
-        (RestSystem, ("sources", "lab")),
-        (configuration.Part, ("entities", "stone", "parts", "lab")),
-        (configuration.Target, ("entities", "stone", "third_party")),
-        (configuration.Validation, ("entities", "stone", "validation")),
-        (configuration.SourceCheck, ("entities", "stone", "source_check")),
-        (configuration.Retry, ("retry",)),
-        (configuration.Limits, ("limits",)),
-        (configuration.Alerts, ("alerts",)),
+        (configuration.EntitySettings, ("entities", "stone")),
+        (configuration.ThirdPartySettings, ("third_parties", "erp")),
+        (RestSourceSettings, ("sources", "lab")),
+        (configuration.PartSettings, ("entities", "stone", "parts", "lab")),
+        (configuration.TargetSettings, ("entities", "stone", "third_party")),
+        (configuration.ValidationSettings, ("entities", "stone", "validation")),
+        (configuration.SourceCheckSettings, ("entities", "stone", "source_check")),
+        (configuration.RetrySettings, ("retry",)),
+        (configuration.LimitSettings, ("limits",)),
+        (configuration.AlertSettings, ("alerts",)),
     ]
     for model, place in models:
         if set(fragment) <= set(model.model_fields):

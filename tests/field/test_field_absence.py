@@ -19,7 +19,7 @@ from world import World
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.full_sync.plan import ungrouped_notes
 from sync_orchestrator.core.intake.polling import poll_due
-from sync_orchestrator.core.operations.maintenance import watch
+from sync_orchestrator.core.operations.maintenance import watch_backlog
 from sync_orchestrator.core.ports import PartRead, Ungrouped
 from sync_orchestrator.errors import CannotPlan, DeletionsHeld
 
@@ -61,7 +61,7 @@ def test_case_r10_a_known_record_that_the_source_lacks_for_a_while_is_not_delete
     world.advance_clock(300)
     world.run_drain()
     assert set(world.count_events_by_state()) == {"done"}
-    in_transaction(world.engine, partial(watch, settings=world.config.alerts))
+    in_transaction(world.engine, partial(watch_backlog, settings=world.config.alerts))
     assert list_open_alerts(world) == [], "the alert ends by itself"
 
 

@@ -184,14 +184,14 @@ def test_a_message_that_fails_while_others_can_be_stored_is_rejected(
     broker: Broker, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would be delivered until the broker drops it."""
-    write = Consumption._write
+    write = Consumption._write_events
 
     def fails(self: Consumption, connection: Any, understood: Any) -> None:
         if any(getattr(each, "key", None) == "k2" for found in understood if isinstance(found, list) for each in found):
             raise ProgrammingError("insert", {}, Exception("as none should"))
         write(self, connection, understood)
 
-    monkeypatch.setattr(Consumption, "_write", fails)
+    monkeypatch.setattr(Consumption, "_write_events", fails)
     monkeypatch.setattr(consuming_module, "_ATTEMPTS", 3)
     for number in (1, 2, 3):
         broker.send(packed(cloud_event(number)))

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from dead_records import accept_all, dead_by_events, dead_by_full_sync, refuse, unreadable_change
 from fakes import FakeThirdParty, answer, lost_answer
-from scenes import fill_sources, watch_ledger
+from scenes import fill_sources, watch_for_alerts
 from world import World
 
 from sync_orchestrator.adapters.http.responses import Answer, failure_of
-from sync_orchestrator.assets.mirror_check_report import metadata_of, summary
-from sync_orchestrator.config import Outcome
+from sync_orchestrator.assets.mirror_check_report import metadata_of, summarize_validation
+from sync_orchestrator.config import OutcomeRule
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.failure_causes import MAX_OPEN_CAUSES, cause_of, cause_of_error
 from sync_orchestrator.core.operations import events
 from sync_orchestrator.core.operations.dead_records import discard_dead_records, redrive_dead_records
 from sync_orchestrator.core.operations.metrics import read_figures
-from sync_orchestrator.core.operations.records import push_again, refresh
-from sync_orchestrator.core.operations.status import status
+from sync_orchestrator.core.operations.records import push_again, refresh_record
+from sync_orchestrator.core.operations.status import collect_status
 from sync_orchestrator.core.push.dead_records import (
     DeadRecord,
     DeadSelection,
@@ -258,7 +258,7 @@ def test_the_alert_of_one_cause_ends_while_another_is_open(make_world: MakeWorld
     accept_all(world)
     world.put_record("a", name="better")
     world.run_drain()
-    assert watch_ledger(world) == [("dead", 1)]
+    assert watch_for_alerts(world) == [("dead", 1)]
     assert open_alerts(world) == [("dead", "item: answer 409", 1)]
 
 
@@ -266,7 +266,7 @@ def test_an_alert_stays_while_a_change_of_its_record_is_dead(world: World) -> No
     fill_sources(world, 3)
     world.run_full_sync()
     unreadable_change(world, "k001")
-    assert len(watch_ledger(world)) == 1
+    assert len(watch_for_alerts(world)) == 1
 
 
 def test_the_number_of_open_causes_is_bounded(make_world: MakeWorld) -> None:
@@ -318,7 +318,7 @@ def test_a_cause_keeps_refusals_apart_and_leaves_single_records_out(error: str |
 
 
 def test_the_message_of_a_rule_is_the_cause() -> None:
-    rule = Outcome.model_validate({"when": "body.ok == `false`", "means": "invalid", "message": "body.why"})
+    rule = OutcomeRule.model_validate({"when": "body.ok == `false`", "means": "invalid", "message": "body.why"})
     body = b'{"ok": false, "why": "name \\"Lamp\\" is taken, s3cret"}'
     failure = failure_of(Answer(200, {}, body), [rule], write=True, secrets=["s3cret"])
     assert failure is not None
@@ -472,7 +472,7 @@ async def test_an_operator_who_names_a_discarded_record_takes_the_discard_back(w
             with world.engine.begin() as connection:
                 push_again(connection, "item", "k001")
         else:
-            asyncio.run(refresh(world.context, world.entity, "k001"))
+            asyncio.run(refresh_record(world.context, world.entity, "k001"))
         assert (world.read_record_row("k001").stopped, world.read_record_row("k001").error) == (None, None)
         world.run_drain()
         assert world.mirror_by_key() == world.expected_mirror()
@@ -644,7 +644,7 @@ def test_stopped_at_is_set_and_cleared_with_stopped(world: World) -> None:
 def test_the_check_shows_the_number_and_a_table(world: World) -> None:
     dead_by_full_sync(world, "k001")
     result = world.run_validation()
-    assert summary(result) == "drift, compared 19; 1 record is dead"
+    assert summarize_validation(result) == "drift, compared 19; 1 record is dead"
     metadata = metadata_of(result)
     assert metadata["dead"] == 1
     [row] = metadata["dead_records"].records
@@ -656,7 +656,7 @@ def test_status_names_causes_states_and_since_when(make_world: MakeWorld) -> Non
     dead_by_full_sync(world, "k001", "k002", "k003")
     discard(world, keys=["k003"])
     unreadable_change(world, "new")
-    found = status(world.engine)
+    found = collect_status(world.engine)
     assert (found["records"]["dead"], found["records"]["discarded"]) == (2, 1)
     assert [(row["entity"], row["state"], row["cause"], row["count"]) for row in found["dead"]] == [
         ("item", "dead", "answer 422", 2),
@@ -687,7 +687,7 @@ def test_status_counts_rare_causes_together(make_world: MakeWorld) -> None:
     for key in ("a", "b", "c", "d", "e", "f", "g", "fine"):
         world.put_record(f"{key}x" if key != "fine" else key)
     world.run_drain()
-    rows = status(world.engine)["dead"]
+    rows = collect_status(world.engine)["dead"]
     assert (len(rows), rows[-1]["cause"], rows[-1]["count"]) == (6, "other causes", 2)
 
 

@@ -25,28 +25,28 @@ from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.files.source import FileSource
-from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.adapters.http.prepared_calls import sent
+from sync_orchestrator.adapters.http.client import HttpClient
+from sync_orchestrator.adapters.http.prepared_calls import encode_content
 from sync_orchestrator.adapters.rest.codecs import Codecs
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
-from sync_orchestrator.adapters.sql.database import Database
+from sync_orchestrator.adapters.sql.database import SourceDatabase
 from sync_orchestrator.adapters.sql.source import SqlSource
 from sync_orchestrator.api.lookups import ExactJson
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Part
-from sync_orchestrator.config import Request as Call
-from sync_orchestrator.config.sources import FilesSystem, SqlSystem
-from sync_orchestrator.config.targets import Codec
-from sync_orchestrator.core.db.session import json as jsonb
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import PartSettings
+from sync_orchestrator.config import RequestSettings as Call
+from sync_orchestrator.config.sources import FileSourceSettings, SqlSourceSettings
+from sync_orchestrator.config.targets import CodecSettings
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.values.mapping import Mapping, canonical, digest
+from sync_orchestrator.core.db.session import to_jsonb as jsonb
+from sync_orchestrator.core.values.mapping import Mapping, compute_digest, to_canonical_json
 from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.core.values.source_versions import version_of
-from sync_orchestrator.core.values.storable import problem
+from sync_orchestrator.core.values.storable import find_storage_problem
 from sync_orchestrator.errors import InvalidEvent, MappingFailed
 from sync_orchestrator.event_formats.strict_json import parse as parse_event
 from sync_orchestrator.expressions import templates
-from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.selectors import compile_selector
 
 LONG, TINY = "1234567890.123456789", "0.1000000000000000055"
 
@@ -75,24 +75,24 @@ def exactly(text: str | bytes) -> Any:
 def test_rule_34_a_document_arrives_digit_by_digit(engine: Engine, text: str) -> None:
     """Parsed, archived as jsonb, loaded, mapped, encoded, put into a template and written."""
     for parsed in (exact_json.parse(text.encode()), parse_event(text.encode()), exact_json.parse_text(text)):
-        assert problem({"v": parsed}) is None
+        assert find_storage_problem({"v": parsed}) is None
         with engine.begin() as connection:
             [row] = run(connection, "SELECT %(v)s::jsonb AS v", v=jsonb({"v": parsed}))
-        payload = Mapping({"f": "shop.v"}).payload("k", "A", {"shop": row.v})
-        assert digest(payload) == digest({"f": parsed})
+        payload = Mapping({"f": "shop.v"}).build_payload("k", "A", {"shop": row.v})
+        assert compute_digest(payload) == compute_digest({"f": parsed})
         encoded = Codecs({}, ("f",)).encode(payload)
-        body = templates.value({"in": ["{{ payload }}"]}, {"payload": encoded})
-        content = sent(Call(method="POST", path="/"), {}, body)["content"]
+        body = templates.render_value({"in": ["{{ payload }}"]}, {"payload": encoded})
+        content = encode_content(Call(method="POST", path="/"), {}, body)["content"]
         assert exactly(content) == {"in": [{"f": exactly(text)}]}
-        assert exactly(exact_json.text(parsed)) == exactly(text)
-        assert exactly(canonical(parsed)) == exactly(text)
+        assert exactly(exact_json.dump_text(parsed)) == exactly(text)
+        assert exactly(to_canonical_json(parsed)) == exactly(text)
 
 
 @given(one=digits, other=digits)
 def test_rule_34_equal_numbers_have_equal_digests_and_others_have_not(one: str, other: str) -> None:
     first, second = exact_json.parse(one.encode()), exact_json.parse(other.encode())
-    assert (digest(first) == digest(second)) is (Decimal(one) == Decimal(other))
-    assert digest(Decimal(one)) == digest(first)
+    assert (compute_digest(first) == compute_digest(second)) is (Decimal(one) == Decimal(other))
+    assert compute_digest(Decimal(one)) == compute_digest(first)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_rule_34_numbers_of_absurd_size_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize("value", [Decimal("NaN"), Decimal("Infinity"), Decimal("1E+500"), Decimal("1E-500")])
 def test_rule_34_a_decimal_that_is_no_number_of_json_is_refused(value: Decimal) -> None:
-    assert problem({"v": value}) in ("a number is not finite", "a number has too many digits")
+    assert find_storage_problem({"v": value}) in ("a number is not finite", "a number has too many digits")
     with pytest.raises(ValueError, match="a number"):
         exact_json.dumps({"v": value})
     assert as_json(value) == str(value)
@@ -149,10 +149,10 @@ def test_rule_34_a_decimal_that_is_no_number_of_json_is_refused(value: Decimal) 
 )
 @pytest.mark.parametrize("manner", [{}, {"indent": 2}, {"spaced": True}, {"ascii_only": True}])
 def test_rule_34_decimals_are_written_as_the_standard_library_writes_the_rest(value: Any, manner: Any) -> None:
-    written = exact_json.text(value, **manner)
+    written = exact_json.dump_text(value, **manner)
     plain = json.dumps(
         value,
-        default=lambda found: "@" + exact_json.numeral(found) + "@",
+        default=lambda found: "@" + exact_json.format_decimal(found) + "@",
         indent=manner.get("indent"),
         ensure_ascii="ascii_only" in manner,
         separators=(", " if "spaced" in manner else ",", ": " if manner.keys() & {"spaced", "indent"} else ":"),
@@ -194,7 +194,7 @@ def test_rule_34_decimals_are_written_as_the_standard_library_writes_the_rest(va
 def test_rule_34_expressions_work_with_decimals(expression: str, found: Any) -> None:
     line = {"rate": Decimal(TINY), "name": "n"}
     document = {**line, "price": Decimal(LONG), "text": TINY, "lines": [line]}
-    assert compiled(expression).search(document) == found
+    assert compile_selector(expression).search(document) == found
 
 
 @pytest.mark.parametrize(
@@ -210,8 +210,8 @@ def test_rule_34_expressions_work_with_decimals(expression: str, found: Any) -> 
     ],
 )
 def test_rule_34_templates_put_decimals_in(template: str, found: Any) -> None:
-    assert templates.value(template, {"v": Decimal(LONG)}) == found
-    assert templates.path("/a/{{ v }}", {"v": Decimal(LONG)}) == f"/a/{LONG}"
+    assert templates.render_value(template, {"v": Decimal(LONG)}) == found
+    assert templates.render_path("/a/{{ v }}", {"v": Decimal(LONG)}) == f"/a/{LONG}"
 
 
 # Codecs.
@@ -231,11 +231,11 @@ def test_rule_34_templates_put_decimals_in(template: str, found: Any) -> None:
     ],
 )
 def test_rule_34_codecs_keep_digits(codec: Any, ours: Any, theirs: Any) -> None:
-    both = Codecs({"f": Codec.model_validate(codec)}, ("f",))
+    both = Codecs({"f": CodecSettings.model_validate(codec)}, ("f",))
     written = both.encode({"f": ours})
     assert written == {"f": theirs}
     shown = exact_json.parse(exact_json.dumps(written))
-    assert digest(both.decode(shown)) == digest({"f": ours})
+    assert compute_digest(both.decode(shown)) == compute_digest({"f": ours})
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_rule_34_codecs_keep_digits(codec: Any, ours: Any, theirs: Any) -> None:
 )
 def test_rule_34_codecs_refuse_by_name_what_would_lose_digits(codec: Any, why: str) -> None:
     with pytest.raises(MappingFailed) as refused:
-        Codecs({"f": Codec.model_validate(codec)}, ("f",)).encode({"f": Decimal(TINY)})
+        Codecs({"f": CodecSettings.model_validate(codec)}, ("f",)).encode({"f": Decimal(TINY)})
     assert why in str(refused.value)
 
 
@@ -295,7 +295,7 @@ def world_of(engine: Engine, server: Server, fields: Any) -> HttpWorld:
             "mapping": {"code": "key", "store": "group", "price": "shop.price", "rate": "shop.rate"},
         }
     )
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
+    client = HttpClient(HttpSettings(base_url=server.url, timeout=5))
     third_party = RestThirdParty(client, config.entities["item"].third_party, ("code", "store", "price", "rate"))
     return HttpWorld(engine, config, erp=third_party)  # type: ignore[arg-type]
 
@@ -316,8 +316,10 @@ async def rows_of(way: str, tmp_path: Path) -> dict[str, Any]:
             connection.execute("CREATE TABLE items (key TEXT, store TEXT, v INTEGER, price TEXT, rate TEXT)")
             connection.execute("INSERT INTO items VALUES ('k1', 'A', 1, ?, ?)", [LONG, TINY])
             connection.commit()
-        settings = SqlSystem.model_validate({"kind": "sql", "url": f"sqlite:///{path}"})
-        source: Any = SqlSource(Database("shop", settings), Part.model_validate({**part, "sql": {"table": "items"}}))
+        settings = SqlSourceSettings.model_validate({"kind": "sql", "url": f"sqlite:///{path}"})
+        source: Any = SqlSource(
+            SourceDatabase("shop", settings), PartSettings.model_validate({**part, "sql": {"table": "items"}})
+        )
     else:
         if way == "jsonl":
             (tmp_path / "a.jsonl").write_bytes(exact_json.dumps(ROW) + b"\n")
@@ -328,8 +330,8 @@ async def rows_of(way: str, tmp_path: Path) -> dict[str, Any]:
             import pyarrow.parquet as parquet
 
             parquet.write_table(arrow.table({name: [value] for name, value in ROW.items()}), tmp_path / "a.parquet")
-        system = FilesSystem.model_validate({"kind": "files", "folder": str(tmp_path)})
-        source = FileSource(system, Part.model_validate({**part, "files": {"glob": "a.*"}}))
+        system = FileSourceSettings.model_validate({"kind": "files", "folder": str(tmp_path)})
+        source = FileSource(system, PartSettings.model_validate({**part, "files": {"glob": "a.*"}}))
     [row] = [row async for rows, _ in source.pages("A") for row in rows]
     assert row.problem is None
     return dict(row.data)

@@ -16,22 +16,26 @@ from starlette.responses import Response
 from world import World
 
 from sync_orchestrator.adapters.files.source import FileSource
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.source import RestSource
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Part
-from sync_orchestrator.config.sources import FilesSystem
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import PartSettings
+from sync_orchestrator.config.sources import FileSourceSettings
 from sync_orchestrator.errors import CallFailed, Failure
 
 HEAD = "key,store,v,name\n"
 
 
-def part(**changes: Any) -> Part:
-    return Part.model_validate({"key": "key", "version": {"path": "v", "kind": "number"}, "group": "store", **changes})
+def part(**changes: Any) -> PartSettings:
+    return PartSettings.model_validate(
+        {"key": "key", "version": {"path": "v", "kind": "number"}, "group": "store", **changes}
+    )
 
 
 def source(folder: Path) -> FileSource:
-    return FileSource(FilesSystem.model_validate({"kind": "files", "folder": str(folder)}), part(files={"glob": "*"}))
+    return FileSource(
+        FileSourceSettings.model_validate({"kind": "files", "folder": str(folder)}), part(files={"glob": "*"})
+    )
 
 
 async def keys(found: FileSource) -> list[str]:
@@ -142,7 +146,7 @@ async def test_rule_36_a_page_with_more_or_less_than_json_is_none(server: Server
         return Response(content, media_type="application/json")
 
     server.handler = handler
-    found = RestSource(Http(HttpSettings(base_url=server.url, timeout=2)), part(list={"path": "/"}))
+    found = RestSource(HttpClient(HttpSettings(base_url=server.url, timeout=2)), part(list={"path": "/"}))
     with pytest.raises(CallFailed, match="the answer is not JSON"):
         async for _ in found.pages("A"):
             pass

@@ -20,9 +20,9 @@ from world import World
 from sync_orchestrator.conformance.report import Differs
 from sync_orchestrator.conformance.third_party.records import ids_that_are_given_again_are_noticed
 from sync_orchestrator.core.ports import Capabilities, Found
-from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan
+from sync_orchestrator.core.push.decision import PushStep, Situation, after_lookup, plan_step
 from sync_orchestrator.core.push.result import Pushed
-from sync_orchestrator.core.push.settlement import settle
+from sync_orchestrator.core.push.settlement import settle_pushes
 from sync_orchestrator.core.values.identity import StrayId, may_be_given_again, other_key
 
 GIFT = {"code": "GC", "name": "Gift card", "store": "A", "count": 5}
@@ -49,9 +49,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Pushed]:
 
     def noting(connection: Any, name: str, system: Any, entities: Any, pushed: Any) -> Any:
         ended.extend(pushed)
-        return settle(connection, name, system, entities, pushed)
+        return settle_pushes(connection, name, system, entities, pushed)
 
-    monkeypatch.setattr(pusher, "settle", noting)
+    monkeypatch.setattr(pusher, "settle_pushes", noting)
     return ended
 
 
@@ -356,13 +356,13 @@ LOST = Situation(False, b"now", None, None, None, True, False, None, lost=True, 
 
 
 def test_rule_23_a_lost_id_is_searched_or_waited_for() -> None:
-    assert plan(LOST, SEARCHED) is Step.LOOK_UP
-    assert plan(LOST, BLIND) is Step.WAIT
-    assert plan(Situation(False, b"now", None, None, None, True, False, 3.0, lost=True), BLIND) is Step.WAIT
-    assert plan(Situation(False, b"now", None, None, None, True, False, -1.0, lost=True), BLIND) is Step.FORGET
+    assert plan_step(LOST, SEARCHED) is PushStep.LOOK_UP
+    assert plan_step(LOST, BLIND) is PushStep.WAIT
+    assert plan_step(Situation(False, b"now", None, None, None, True, False, 3.0, lost=True), BLIND) is PushStep.WAIT
+    assert plan_step(Situation(False, b"now", None, None, None, True, False, -1.0, lost=True), BLIND) is PushStep.FORGET
     assert after_lookup(LOST, None, 1.0) is None, "its search may not show it yet"
-    assert after_lookup(LOST, None, 0.2) is Step.CREATE
-    assert after_lookup(LOST, "7", 1.0) is Step.UPDATE
+    assert after_lookup(LOST, None, 0.2) is PushStep.CREATE
+    assert after_lookup(LOST, "7", 1.0) is PushStep.UPDATE
 
 
 def test_rule_23_without_a_search_the_in_flight_window_passes_before_a_record_is_made_again(
@@ -478,10 +478,10 @@ class _Bench:
 
         return replace(made, external_id=await self.third_party.create(made))
 
-    async def eventually(self, look: Callable[[], Any], fits: Callable[[Any], object]) -> Any:
+    async def poll_until(self, look: Callable[[], Any], fits: Callable[[Any], object]) -> Any:
         return await look()
 
-    def look(self, section: str, method: str) -> str:
+    def point_to_fix(self, section: str, method: str) -> str:
         return f"see {section}"
 
 

@@ -19,27 +19,27 @@ from starlette.responses import JSONResponse, Response
 from typer.testing import CliRunner
 from world import World
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.passthrough import Upstream
 from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.adapters.http.retry_after import LONGEST, LONGEST_BY_HEADER, pause_of, wait_of
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
 from sync_orchestrator.brokers.webhook import WebhookReceiver
 from sync_orchestrator.cli import status as command
-from sync_orchestrator.config import Get, OutcomeReceiver, Target
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Request as Call
-from sync_orchestrator.config.http_access import Throttle
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import OutcomeReceiverSettings, ReadCallSettings, TargetSettings
+from sync_orchestrator.config import RequestSettings as Call
+from sync_orchestrator.config.http_access import ThrottleSettings
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.notifications.outcomes import Outcome
-from sync_orchestrator.core.operations.status import status
+from sync_orchestrator.core.notifications.outcomes import OutcomeMessage
+from sync_orchestrator.core.operations.status import collect_status
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.core.systems.rate_limit import HoldOff, SharedHoldOff
 from sync_orchestrator.errors import CallFailed, Failure
 
-READ = Get(path="/things")
+READ = ReadCallSettings(path="/things")
 WRITE = Call(method="PUT", path="/things", body={"a": 1})
 ZERO = {"X-RateLimit-Limit": "1", "X-RateLimit-Remaining": "0"}
 
@@ -75,8 +75,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def client(server: Server, hold_off: HoldOff | None = None, **settings: Any) -> Http:
-    return Http(HttpSettings.model_validate({"base_url": server.url, "timeout": 70, **settings}), hold_off=hold_off)
+def client(server: Server, hold_off: HoldOff | None = None, **settings: Any) -> HttpClient:
+    return HttpClient(
+        HttpSettings.model_validate({"base_url": server.url, "timeout": 70, **settings}), hold_off=hold_off
+    )
 
 
 class Limited:
@@ -120,41 +122,41 @@ async def test_case_r41_a_limit_that_is_enforced_is_obeyed(server: Server, clock
     hold_off = HoldOff()
     http = client(server, hold_off)
     await http.read(READ, {})
-    assert await hold_off.left() == pytest.approx(5, abs=1)
+    assert await hold_off.seconds_left() == pytest.approx(5, abs=1)
     await http.read(READ, {})  # refused once, and after 30 seconds carried out
     assert limited.calls == 3
-    assert await hold_off.left() == pytest.approx(30, abs=1)
+    assert await hold_off.seconds_left() == pytest.approx(30, abs=1)
     await http.close()
 
 
 async def test_rule_27_calls_under_way_contradict_nothing(clock: Clock) -> None:
     hold_off, began = HoldOff(), clock.now()
     await hold_off.ask_by_header(60, 3000, "zero")
-    hold_off.served(began)
+    hold_off.note_served(began)
     clock.slept += 6
     await hold_off.ask_by_header(60, 3000, "zero")
-    assert await hold_off.left() > 4
+    assert await hold_off.seconds_left() > 4
     clock.slept += 6
-    hold_off.served(clock.now() - 1)
+    hold_off.note_served(clock.now() - 1)
     await hold_off.ask_by_header(60, 3000, "zero")
-    assert await hold_off.left() < 0
-    await hold_off.refused()
+    assert await hold_off.seconds_left() < 0
+    await hold_off.note_refused()
     await hold_off.ask_by_header(60, 3000, "zero")
-    assert await hold_off.left() == pytest.approx(60, abs=1)
+    assert await hold_off.seconds_left() == pytest.approx(60, abs=1)
     clock.slept += 3601  # a refusal confirms for an hour
     await hold_off.ask_by_header(60, 3000, "zero")
-    assert await hold_off.left() == pytest.approx(5, abs=1)
+    assert await hold_off.seconds_left() == pytest.approx(5, abs=1)
 
 
 async def test_rule_27_a_refusal_confirms_for_all_runs(engine: Engine) -> None:
     with engine.begin() as connection:
         run(connection, systems_queries.REGISTER_SYSTEM, name="erp")
     one, other = SharedHoldOff(engine, "erp"), SharedHoldOff(engine, "erp")
-    await one.refused()
-    await other.left()
+    await one.note_refused()
+    await other.seconds_left()
     await other.ask_by_header(60, 3000, "zero")
-    assert await other.left() == pytest.approx(60, abs=1)
-    assert await one.left() == pytest.approx(60, abs=1)
+    assert await other.seconds_left() == pytest.approx(60, abs=1)
+    assert await one.seconds_left() == pytest.approx(60, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ async def test_rule_27_a_refusal_confirms_for_all_runs(engine: Engine) -> None:
 def test_rule_27_what_a_header_may_ask_for(
     status: int, headers: dict[str, str], seconds: float, claimed: float
 ) -> None:
-    asked = (wait_of if status == 429 else pause_of)(Answer(status, headers, b""), Throttle())
+    asked = (wait_of if status == 429 else pause_of)(Answer(status, headers, b""), ThrottleSettings())
     assert asked is not None
     assert (asked.seconds, asked.claimed) == (seconds, claimed)
     assert next(iter(headers)) in asked.why
@@ -202,7 +204,7 @@ async def test_case_r41_retry_after_zero_makes_no_storm(server: Server, clock: C
 
 def test_rule_27_status_says_who_is_held_off_and_why(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     hold_off = SharedHoldOff(world.engine, "erp")
-    assert status(world.engine)["systems"]["erp"] | {"epoch": 0} == {
+    assert collect_status(world.engine)["systems"]["erp"] | {"epoch": 0} == {
         "paused": False,
         "epoch": 0,
         "breaker": "closed",
@@ -215,10 +217,10 @@ def test_rule_27_status_says_who_is_held_off_and_why(world: World, monkeypatch: 
         "suspended_reason": None,
         "call_limit": None,
     }
-    asyncio.run(hold_off.ask(120, "x-ratelimit-remaining: 0, x-ratelimit-reset: 120"))
-    asyncio.run(hold_off.ask(20, "another, which is over earlier"))
-    asyncio.run(hold_off.refused())
-    found = status(world.engine)["systems"]["erp"]
+    asyncio.run(hold_off.hold_off_calls(120, "x-ratelimit-remaining: 0, x-ratelimit-reset: 120"))
+    asyncio.run(hold_off.hold_off_calls(20, "another, which is over earlier"))
+    asyncio.run(hold_off.note_refused())
+    found = collect_status(world.engine)["systems"]["erp"]
     assert found["held_off_seconds"] == pytest.approx(120, abs=3)
     assert found["held_off_because"] == "x-ratelimit-remaining: 0, x-ratelimit-reset: 120"
     assert found["rate_share"] == pytest.approx(0.7, abs=0.05)
@@ -228,14 +230,14 @@ def test_rule_27_status_says_who_is_held_off_and_why(world: World, monkeypatch: 
     assert "s more: x-ratelimit-remaining: 0, x-ratelimit-reset: 120." in shown
     assert re.search(r"erp: calls were refused as too fast, so 7\d% of its rate is used for now\.", shown)
     set_paused(world.engine, "erp", {"item"}, paused=False)
-    assert status(world.engine)["systems"]["erp"]["held_off_seconds"] == 0
+    assert collect_status(world.engine)["systems"]["erp"]["held_off_seconds"] == 0
 
 
 def test_rule_27_a_hold_off_that_a_failed_push_asked_for_has_a_reason(world: World) -> None:
     world.erp.before = lambda verb, key: CallFailed(Failure.THROTTLED, "answer 429: slow down", retry_after=60)
     world.put_record("a")
     world.run_drain()
-    found = status(world.engine)["systems"]["erp"]
+    found = collect_status(world.engine)["systems"]["erp"]
     assert found["held_off_because"] == "answer 429: slow down"
     assert found["held_off_seconds"] > 50
 
@@ -243,7 +245,7 @@ def test_rule_27_a_hold_off_that_a_failed_push_asked_for_has_a_reason(world: Wor
 async def test_rule_27_a_call_that_is_held_off_says_why(server: Server) -> None:
     hold_off = HoldOff()
     http = client(server, hold_off, timeout=1)
-    await hold_off.ask(40, "retry-after: 40 (answer 503)")
+    await hold_off.hold_off_calls(40, "retry-after: 40 (answer 503)")
     assert (await failure_of(http.read(READ, {}))).detail == (
         "asked to stay away for 40 s more: retry-after: 40 (answer 503)"
     )
@@ -271,16 +273,16 @@ class Baker:
 async def test_rule_27_no_client_keeps_cookies(server: Server) -> None:
     """Of a source or third party, of the proxy, of a receiver of outcomes; by a host name, for which jars keep them."""
     baker = Baker(server)
-    http = Http(HttpSettings(base_url=baker.url))
+    http = HttpClient(HttpSettings(base_url=baker.url))
     upstream = Upstream(baker.url, {}, 5, ())
     for _ in range(3):
         await http.read(READ, {})
         await http.send(WRITE, {}, write=True)
-        await upstream.call("GET", "/", [], b"", 1000)
+        await upstream.pass_request("GET", "/", [], b"", 1000)
     await http.close()
     await upstream.close()
-    receiver = WebhookReceiver(OutcomeReceiver.model_validate({"url": f"{baker.url}/hook"}))
-    told = [Outcome(n, f"e{n}", "mirrored", "item", "a", {}, datetime.now(UTC)) for n in range(3)]
+    receiver = WebhookReceiver(OutcomeReceiverSettings.model_validate({"url": f"{baker.url}/hook"}))
+    told = [OutcomeMessage(n, f"e{n}", "mirrored", "item", "a", {}, datetime.now(UTC)) for n in range(3)]
     await asyncio.to_thread(receiver.deliver, told)
     assert baker.came == [None] * len(baker.came)
     assert len(baker.came) >= 10
@@ -304,10 +306,10 @@ async def test_rule_27_a_kept_reference_that_turns_out_wrong_is_dropped(server: 
 
     server.handler = handler
     body = {"store": "{{ store }}", "code": "{{ key }}"}
-    http = Http(HttpSettings(base_url=server.url))
+    http = HttpClient(HttpSettings(base_url=server.url))
     third_party = RestThirdParty(
         http,
-        Target.model_validate(
+        TargetSettings.model_validate(
             {
                 "system": "erp",
                 "key_field": "code",

@@ -23,20 +23,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from world import World
 
-from sync_orchestrator.adapters.custom.guard import Guard, GuardedSource
+from sync_orchestrator.adapters.custom.guard import AdapterGuard, GuardedSource
 from sync_orchestrator.adapters.files.source import FileSource
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.source import RestSource
-from sync_orchestrator.adapters.row_reader import asked_for
-from sync_orchestrator.adapters.sql.database import Database
+from sync_orchestrator.adapters.row_reader import select_requested_rows
+from sync_orchestrator.adapters.sql.database import SourceDatabase
 from sync_orchestrator.adapters.sql.source import SqlSource
-from sync_orchestrator.config import Config, Part
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config.sources import FilesSystem, SqlSystem
+from sync_orchestrator.config import Config, PartSettings
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config.sources import FileSourceSettings, SqlSourceSettings
 from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.systems.rate_limit import HoldOff
-from sync_orchestrator.core.values.names import NoName, alike, canonical_name, name_or_none, spellings
+from sync_orchestrator.core.values.names import NoName, are_alike, canonical_name, list_spellings, name_or_none
 from sync_orchestrator.errors import Failure, InvalidEvent
 from sync_orchestrator.event_formats.cloud_events import change_event
 from sync_orchestrator.event_formats.custom_events import change_event_of
@@ -103,7 +103,7 @@ def test_rule_29_every_whole_number_is_its_float(number: int) -> None:
 def test_rule_29_a_name_stays_what_it_is(told: str) -> None:
     name = canonical_name(told)
     assert canonical_name(name) == name
-    assert name is None or (name in spellings(name) and alike(name, name))
+    assert name is None or (name in list_spellings(name) and are_alike(name, name))
 
 
 def test_rule_29_ids_of_others_keep_their_text() -> None:
@@ -114,12 +114,16 @@ def test_rule_29_ids_of_others_keep_their_text() -> None:
 # Sources.
 
 
-def part(**changes: Any) -> Part:
-    return Part.model_validate({"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store", **changes})
+def part(**changes: Any) -> PartSettings:
+    return PartSettings.model_validate(
+        {"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store", **changes}
+    )
 
 
 def files(folder: Path) -> FileSource:
-    return FileSource(FilesSystem.model_validate({"kind": "files", "folder": str(folder)}), part(files={"glob": "*"}))
+    return FileSource(
+        FileSourceSettings.model_validate({"kind": "files", "folder": str(folder)}), part(files={"glob": "*"})
+    )
 
 
 async def rows_of(source: Any, group: str = "7") -> list[PartRead]:
@@ -131,8 +135,8 @@ def sql(path: Path, statements: list[str], **changes: Any) -> SqlSource:
         for statement in statements:
             connection.execute(statement)
         connection.commit()
-    settings = SqlSystem.model_validate({"kind": "sql", "url": f"sqlite:///{path}"})
-    return SqlSource(Database("shop", settings), part(sql={"table": "items"}, **changes))
+    settings = SqlSourceSettings.model_validate({"kind": "sql", "url": f"sqlite:///{path}"})
+    return SqlSource(SourceDatabase("shop", settings), part(sql={"table": "items"}, **changes))
 
 
 async def test_case_r25_json_lines(tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ async def test_case_r25_parquet_of_pandas(tmp_path: Path) -> None:
 async def test_case_r25_rest(server: Server) -> None:
     server.respond_with({"sku": 1001.0, "store": 7.0, "v": 1})
     source = RestSource(
-        Http(HttpSettings(base_url=server.url, timeout=5)),
+        HttpClient(HttpSettings(base_url=server.url, timeout=5)),
         part(
             list={"path": "/", "items": "[@]"}, read={"path": "/{{ key }}"}, groups={"path": "/", "record": "[store]"}
         ),
@@ -200,7 +204,7 @@ def test_case_r25_a_group_as_float_makes_no_second_set(engine: Engine, server: S
 
     server.handler = handler
     world.context.entities["item"].sources["shop"] = RestSource(
-        Http(HttpSettings(base_url=server.url, timeout=5)),
+        HttpClient(HttpSettings(base_url=server.url, timeout=5)),
         part(key="key", list={"path": "/items"}, read={"path": "/items/{{ key }}"}),
     )
     for key, row in shop.items():
@@ -219,10 +223,10 @@ def test_case_r25_a_group_as_float_makes_no_second_set(engine: Engine, server: S
 
 @pytest.mark.parametrize(("known", "asked"), [("AB1", "ab1"), ("7", "007"), ("é1", "e1"), ("AB1", "AB1 ")])
 def test_rule_29_another_spelling_is_not_absence(known: str, asked: str) -> None:
-    [row] = asked_for([asked], [PartRead(known, 1, {}, "A")])
+    [row] = select_requested_rows([asked], [PartRead(known, 1, {}, "A")])
     assert (row.key, row.problem) == (asked, SPELLING.format(known, asked))
-    assert [each.problem for each in asked_for([known, asked], [PartRead(known, 1, {}, "A")])] == [None]
-    assert asked_for(["other"], [PartRead(known, 1, {}, "A")]) == []
+    assert [each.problem for each in select_requested_rows([known, asked], [PartRead(known, 1, {}, "A")])] == [None]
+    assert select_requested_rows(["other"], [PartRead(known, 1, {}, "A")]) == []
 
 
 async def test_rule_29_sql_says_how_it_spells_a_key(tmp_path: Path) -> None:
@@ -271,7 +275,7 @@ async def test_rule_29_sql_finds_either_form_of_a_text(tmp_path: Path, stored: s
 async def test_rule_29_rest_says_how_it_spells_a_key(server: Server) -> None:
     server.respond_with({"sku": "AB1", "store": "7", "v": 1})
     source = RestSource(
-        Http(HttpSettings(base_url=server.url, timeout=5)), part(list={"path": "/"}, read={"path": "/{{ key }}"})
+        HttpClient(HttpSettings(base_url=server.url, timeout=5)), part(list={"path": "/"}, read={"path": "/{{ key }}"})
     )
     row = await source.read("ab1")
     assert row is not None
@@ -287,7 +291,7 @@ async def test_rule_29_rest_finds_either_form_of_a_text(server: Server) -> None:
 
     server.handler = handler
     source = RestSource(
-        Http(HttpSettings(base_url=server.url, timeout=5)), part(list={"path": "/"}, read={"path": "/{{ key }}"})
+        HttpClient(HttpSettings(base_url=server.url, timeout=5)), part(list={"path": "/"}, read={"path": "/{{ key }}"})
     )
     row = await source.read(NFC)
     await source.close()
@@ -309,7 +313,7 @@ class Spelling:
 
 
 async def test_rule_29_a_class_says_how_it_spells_a_key() -> None:
-    guard = Guard(Spelling(), 5, None, HoldOff(), ())  # type: ignore[arg-type]
+    guard = AdapterGuard(Spelling(), 5, None, HoldOff(), ())  # type: ignore[arg-type]
     source = GuardedSource(Spelling(), guard, _nothing)  # type: ignore[arg-type]
     row = await source.read("ab1")
     assert row is not None
@@ -350,8 +354,8 @@ def char_source(database_url: str) -> SqlSource:
             text("INSERT INTO items VALUES ('A1', 'B', 1, 'n '), ('A2345', 'B', 1, 'n'), ('A3', 'C', 1, 'n')")
         )
     made.dispose()
-    settings = SqlSystem.model_validate({"kind": "sql", "url": database_url})
-    return SqlSource(Database("shop", settings), part(sql={"table": "items", "page": 1}))
+    settings = SqlSourceSettings.model_validate({"kind": "sql", "url": database_url})
+    return SqlSource(SourceDatabase("shop", settings), part(sql={"table": "items", "page": 1}))
 
 
 async def test_rule_29_padding_of_char_columns_is_no_part_of_a_name(char_source: SqlSource) -> None:
@@ -450,5 +454,5 @@ def test_rule_29_operators_may_write_a_key_in_either_form(world: World) -> None:
     world.put_record(NFC)
     world.run_drain()
     with world.engine.begin() as connection:
-        assert records.show(connection, "item", NFD)["record"] is not None
-    assert asyncio.run(records.refresh(world.context, world.entity, NFD))
+        assert records.read_biography(connection, "item", NFD)["record"] is not None
+    assert asyncio.run(records.refresh_record(world.context, world.entity, NFD))

@@ -14,8 +14,8 @@ from fakes import answer
 from scenes import fill_sources, list_open_alerts
 from world import World
 
-from sync_orchestrator.config import Config, Retry
-from sync_orchestrator.core.operations.maintenance import watch
+from sync_orchestrator.config import Config, RetrySettings
+from sync_orchestrator.core.operations.maintenance import watch_backlog
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 REFUSED_CONNECTION = CallFailed(Failure.TRANSIENT, "no connection", about_system=True)
@@ -223,7 +223,7 @@ def test_case_r18_a_unique_value_is_handed_over_without_an_operator(world: World
     drain_for(world, 100)
     assert world.mirror_by_key() == world.expected_mirror()
     with world.engine.begin() as connection:
-        watch(connection, world.config.alerts)
+        watch_backlog(connection, world.config.alerts)
     assert (set(world.count_events_by_state()), list_open_alerts(world)) == ({"done"}, [])
 
 
@@ -280,7 +280,7 @@ def test_a_throttled_and_another_failure_are_settled_together(make_world: Callab
 
 def test_defaults_are_what_their_types_say() -> None:
     """A duration that is a whole number in the code is a float in the configuration."""
-    retry = Retry()
+    retry = RetrySettings()
     assert [type(value) for value in (retry.first_wait, retry.max_wait, retry.factor, retry.jitter)] == [float] * 4
     for name, field in Config.model_fields.items():
         if not field.is_required() and name in ("limits", "alerts"):

@@ -18,12 +18,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from world import World
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.adapters.http.responses import failure_of as meant
 from sync_orchestrator.adapters.rest.source import RestSource
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Part
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import PartSettings
 from sync_orchestrator.errors import CallFailed, Failure
 
 PAGE = "<!doctype html><html><body>Service unavailable</body></html>"
@@ -229,7 +229,7 @@ async def test_rule_26_a_page_of_a_gateway_is_no_absence_at_a_source(server: Ser
         return says()
 
     server.handler = handler
-    part = Part.model_validate(
+    part = PartSettings.model_validate(
         {
             "key": "sku",
             "version": {"path": "v", "kind": "number"},
@@ -240,7 +240,7 @@ async def test_rule_26_a_page_of_a_gateway_is_no_absence_at_a_source(server: Ser
             "changes": {"path": "/changes"},
         }
     )
-    source = RestSource(Http(HttpSettings(base_url=server.url, timeout=5)), part)
+    source = RestSource(HttpClient(HttpSettings(base_url=server.url, timeout=5)), part)
     for call in (
         source.read("P1"),
         source.count("g"),
@@ -319,8 +319,8 @@ async def test_rule_26_a_gateways_page_is_not_the_end_of_a_listing(server: Serve
 
 
 async def test_rule_26_an_unanswered_call_is_about_the_system(server: Server) -> None:
-    client = Http(HttpSettings(base_url="http://127.0.0.1:9", timeout=1))
-    from sync_orchestrator.config import Request as Call
+    client = HttpClient(HttpSettings(base_url="http://127.0.0.1:9", timeout=1))
+    from sync_orchestrator.config import RequestSettings as Call
 
     failure = await failure_of(client.read(Call(path="/x"), {}))
     assert (failure.about_system, failure.unknown) == (True, False)

@@ -21,24 +21,24 @@ from sqlalchemy.engine import make_url
 from world import World
 
 from sync_orchestrator.adapters.custom.base import Given, ThirdPartyAdapter
-from sync_orchestrator.adapters.custom.guard import Guard, GuardedThirdParty
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.custom.guard import AdapterGuard, GuardedThirdParty
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
-from sync_orchestrator.config import Get
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import ReadCallSettings
+from sync_orchestrator.core.db.session import open_engine, run
 from sync_orchestrator.core.drain.wakeup import is_due
 from sync_orchestrator.core.full_sync.plan import plan_group
 from sync_orchestrator.core.operations import adoption
 from sync_orchestrator.core.operations.adoption import adopt
-from sync_orchestrator.core.operations.adoption_links import Listed, Standing, link
+from sync_orchestrator.core.operations.adoption_links import Listed, Standing, link_record
 from sync_orchestrator.core.operations.adoption_report import Adoption
-from sync_orchestrator.core.operations.maintenance import watch
-from sync_orchestrator.core.operations.status import status
+from sync_orchestrator.core.operations.maintenance import watch_backlog
+from sync_orchestrator.core.operations.status import collect_status
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.installation import Installation, InstallationWatch, find_restore, read_installation
 from sync_orchestrator.core.systems.rate_limit import HoldOff
-from sync_orchestrator.core.systems.suspension import lift, note_stray_ids, suspension_of
+from sync_orchestrator.core.systems.suspension import lift_suspension, note_stray_ids, suspension_of
 from sync_orchestrator.errors import CannotPlan
 
 Make = Callable[..., World]
@@ -94,7 +94,7 @@ def restored(engine: Engine, server_url: str, database_url: str) -> Iterator[Cal
 
         def restore() -> World:
             copy = World(
-                connect(url),
+                open_engine(url),
                 world.config,
                 world.shop,
                 world.stock,
@@ -272,7 +272,7 @@ def test_case_r27_two_ids_given_again_are_single_cases(make_world: Make) -> None
     } == world.expected_mirror()
     world.advance_clock(90_000)
     with world.engine.begin() as connection:
-        watch(connection, world.config.alerts)
+        watch_backlog(connection, world.config.alerts)
     assert "id_reused" not in open_alerts(world)
 
 
@@ -369,7 +369,10 @@ def test_where_nothing_is_due_no_account_is_asked_for(make_world: Make) -> None:
 def test_the_account_is_a_text_or_a_whole_number_of_the_response(server: Server) -> None:
     target = two_part_config().entities["item"].third_party
     third_party = RestThirdParty(
-        Http(HttpSettings(base_url=server.url)), target, ("code",), Get(path="/me", record="account.id")
+        HttpClient(HttpSettings(base_url=server.url)),
+        target,
+        ("code",),
+        ReadCallSettings(path="/me", record="account.id"),
     )
 
     async def ask() -> None:
@@ -413,7 +416,7 @@ class OwnClass(ThirdPartyAdapter):
 
 async def test_a_class_may_say_its_account_and_is_not_believed_everything() -> None:
     made = OwnClass(Given("erp", "item", {}))
-    guarded = GuardedThirdParty(made, Guard(made, 5, None, HoldOff(), ()), made.close)
+    guarded = GuardedThirdParty(made, AdapterGuard(made, 5, None, HoldOff(), ()), made.close)
     assert await guarded.account() == "acme"
     for wrong in (7, "", ValueError("no")):
         made.who = wrong
@@ -471,13 +474,13 @@ def test_a_suspended_third_party_keeps_no_sensor_busy_and_is_shown(make_world: M
     assert not is_due(world.engine, {"item": "erp"})
     world.advance_clock(7200)
     with world.engine.begin() as connection:
-        watch(connection, world.config.alerts, world.config.entities)
+        watch_backlog(connection, world.config.alerts, world.config.entities)
     assert open_alerts(world) == ["adoption_needed"]
-    shown = status(world.engine)["systems"]["erp"]
+    shown = collect_status(world.engine)["systems"]["erp"]
     assert shown["suspended_since"]
     assert "show other keys" in shown["suspended_reason"]
     with world.engine.begin() as connection:
-        assert lift(connection, "erp", reason="a test")
+        assert lift_suspension(connection, "erp", reason="a test")
     assert is_due(world.engine, {"item": "erp"})
     assert open_alerts(world) == []
 
@@ -551,9 +554,9 @@ def test_a_listing_that_another_adoption_took_away_is_not_linked_from(taken: str
         if progress.endswith("are there"):
             with world.engine.begin() as connection:
                 if taken == "ended":
-                    lift(connection, "erp")
+                    lift_suspension(connection, "erp")
                 else:
-                    adoption._forget_listing(connection, "item", "A")
+                    adoption._delete_listing(connection, "item", "A")
 
     world.query("UPDATE sync.groups SET adoption_listed_at = NULL RETURNING entity")
     [result] = asyncio.run(adopt(world.context, [world.entity], progress=another))
@@ -590,7 +593,7 @@ GONE = Standing("A", 5, deleted=True, pending=False, wanted=None)
 def test_what_a_record_counts_as(
     standing: Standing, there: Listed | None, outcome: str, revision: int, look_up: bool
 ) -> None:
-    found = link(standing, there, can_look_up=True)
+    found = link_record(standing, there, can_look_up=True)
     assert (found.outcome, found.revision, found.look_up) == (outcome, revision, look_up)
     assert (found.external_id is None) == (outcome in ("create", "gone", "extra"))
 
@@ -647,24 +650,24 @@ def test_a_restore_into_the_same_database_is_noticed_by_the_mark(make_world: Mak
     world = synced(make_world(), 3)
     mark = tmp_path / "home" / "mark.json"
     looks = InstallationWatch(world.engine, ["erp"], mark)
-    assert looks.look() is None
+    assert looks.check_if_due() is None
     then = world.query("SELECT last_value FROM sync.read_sequence")[0].last_value
     world.put_record("k1", name="since")
     world.run_drain()
-    assert looks.look() is None  # writes nothing above what it saw before
+    assert looks.check_if_due() is None  # writes nothing above what it saw before
     world.put_record("k2", name="since")
-    assert looks.look() is None
+    assert looks.check_if_due() is None
     assert mark.exists()
     other = InstallationWatch(world.engine, ["erp"], mark)
-    assert other.look() is None
+    assert other.check_if_due() is None
     world.query("SELECT setval('sync.read_sequence', %(then)s)", then=then)
-    noticed = InstallationWatch(world.engine, ["erp"], mark).look()
+    noticed = InstallationWatch(world.engine, ["erp"], mark).check_if_due()
     assert noticed is not None
     assert "its sequence is at" in noticed
     assert reason(world) == noticed
     with world.engine.begin() as connection:
-        lift(connection, "erp")
-    assert InstallationWatch(world.engine, ["erp"], mark).look() is None  # noticed once
+        lift_suspension(connection, "erp")
+    assert InstallationWatch(world.engine, ["erp"], mark).check_if_due() is None  # noticed once
     assert world.query("SELECT last_value FROM sync.read_sequence")[0].last_value > then + 100_000
 
 
@@ -672,9 +675,9 @@ def test_marks_of_other_databases_do_not_count(engine: Engine, tmp_path: Path) -
     mark = tmp_path / "mark.json"
     mark.write_text('{"1/1/1.0": 1000000, "x": "not a number"}')
     for _ in range(2):
-        assert InstallationWatch(engine, [], mark).look() is None
+        assert InstallationWatch(engine, [], mark).check_if_due() is None
     mark.write_text("{")
-    assert InstallationWatch(engine, [], mark).look() is None
+    assert InstallationWatch(engine, [], mark).check_if_due() is None
 
 
 def test_a_home_that_cannot_be_written_stops_nothing(engine: Engine, tmp_path: Path) -> None:
@@ -682,7 +685,7 @@ def test_a_home_that_cannot_be_written_stops_nothing(engine: Engine, tmp_path: P
     looks = InstallationWatch(engine, [], tmp_path / "file" / "mark.json")
     for _ in range(3):
         run_once(engine)
-        assert looks.look() is None
+        assert looks.check_if_due() is None
 
 
 def run_once(engine: Engine) -> None:
@@ -697,6 +700,6 @@ def test_a_planned_failover_is_resumed_without_adopting(make_world: Make) -> Non
     assert world.run_drain().calls == 0  # compared when a drain starts
     assert "timeline" in (reason(world) or "")
     with world.engine.begin() as connection:
-        lift(connection, "erp", reason="a planned failover")
+        lift_suspension(connection, "erp", reason="a planned failover")
     world.run_drain()
     assert world.mirror_by_key() == world.expected_mirror()

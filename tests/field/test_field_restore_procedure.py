@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 
 from sync_orchestrator import composition
 from sync_orchestrator.cli import app
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.db.session import open_engine, run
 
 DOCUMENT = ROOT / "docs" / "operations.md"
 SECTION = DOCUMENT.read_text(encoding="utf-8").split("# After a restore\n", 1)[1].split("\n# ", 1)[0]
@@ -77,7 +77,7 @@ class Field:
     def use(self, url: str) -> None:
         """From now on commands work on this database; each would open an engine of its own, which nobody ends."""
         self.close()
-        self._engine = engine = connect(url)
+        self._engine = engine = open_engine(url)
         self._patch.setenv("SYNC_DATABASE_URL", url.replace("+psycopg", ""))
         self._patch.setattr(composition, "open_database", lambda: engine)
 
@@ -270,7 +270,7 @@ def test_played_another_account(world: Field) -> None:
 
 @pytest.mark.parametrize("world", ["theirs"], indirect=True)
 def test_played_a_failover_that_lost_nothing(world: Field, database_url: str) -> None:
-    engine = connect(database_url)
+    engine = open_engine(database_url)
     with engine.begin() as connection:
         run(connection, "UPDATE sync.installation SET timeline = timeline + 1")
     engine.dispose()

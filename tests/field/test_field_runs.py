@@ -21,10 +21,10 @@ from dagster_instance import storage_url as storage_url
 from sqlalchemy import Engine, event
 from world import World
 
-from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.core.db.session import open_engine
 from sync_orchestrator.core.systems import run_heartbeats
 from sync_orchestrator.core.systems.heartbeats import record_heartbeat
-from sync_orchestrator.core.systems.run_heartbeats import Watched, beating, look
+from sync_orchestrator.core.systems.run_heartbeats import Watched, keep_run_heartbeat, update_watched
 from sync_orchestrator.resources.instance import config as instance_module
 from sync_orchestrator.sensors import changes
 from sync_orchestrator.sensors import runs as sensor_module
@@ -116,7 +116,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_a_heartbeat_moves_while_the_work_goes_on_and_is_gone_afterwards(engine: Engine) -> None:
-    with beating(engine, "r1"):
+    with keep_run_heartbeat(engine, "r1"):
         first = beats(engine)
         assert set(first) == {"run r1"}
         ends = time.monotonic() + 20
@@ -137,7 +137,7 @@ def test_a_database_that_is_away_ends_no_heartbeat(engine: Engine) -> None:
             raise OperationalError("away")
 
     event.listen(engine, "begin", begin)
-    with beating(engine, "r1"):
+    with keep_run_heartbeat(engine, "r1"):
         first = beats(engine)
         away.set()
         assert refused.wait(20)
@@ -161,7 +161,7 @@ def test_a_database_that_is_away_ends_no_heartbeat(engine: Engine) -> None:
 def test_how_long_a_run_was_seen_not_to_beat(
     known: Watched | None, beat: float | None, gap: float, found: Watched
 ) -> None:
-    assert look(known, beat, gap) == found
+    assert update_watched(known, beat, gap) == found
 
 
 def test_a_run_that_never_beat_has_longer() -> None:
@@ -199,7 +199,7 @@ def filled(dagster: Dagster) -> Dagster:
 )
 def test_rule_38_every_run_has_a_heartbeat_while_it_works(filled: Dagster, job: str) -> None:
     seen: list[set[str]] = []
-    watched = connect(filled.world.engine.url.render_as_string(hide_password=False))
+    watched = open_engine(filled.world.engine.url.render_as_string(hide_password=False))
 
     def executed(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
         if "sync.heartbeats" not in statement:
@@ -331,7 +331,7 @@ def test_case_r38_the_schedule_goes_on(dagster: Dagster, ticks: Ticks) -> None:
         )
 
     run_id = started(dagster, "validate")
-    with beating(dagster.world.engine, run_id):
+    with keep_run_heartbeat(dagster.world.engine, run_id):
         ticks.pass_(0)
         assert scheduled().skip_message == "a validation is under way"
     record_heartbeat(dagster.world.engine, f"run {run_id}")  # as a process that was killed leaves it

@@ -28,14 +28,14 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from typer.testing import CliRunner
 from world import World
 
-from sync_orchestrator.api.database import trouble
+from sync_orchestrator.api.database import describe_failure
 from sync_orchestrator.api.intake.group_commit import GroupCommit
 from sync_orchestrator.cli import app
 from sync_orchestrator.composition import open_database
 from sync_orchestrator.core.db import connections, session_settings
-from sync_orchestrator.core.db.session import connect, force_index_scans, in_transaction, run
+from sync_orchestrator.core.db.session import force_index_scans, in_transaction, open_engine, run
 from sync_orchestrator.core.drain import wakeup
-from sync_orchestrator.core.drain.wakeup import is_due, listening, wait_for_work
+from sync_orchestrator.core.drain.wakeup import is_due, listen_for_work, wait_for_work
 from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.database.embedded import pgurl_for_dagster
@@ -70,13 +70,13 @@ ODD = (
 def odd_url(database_url: str) -> Iterator[str]:
     """A database whose administrator has set all that a driver or a statement may stumble over."""
     name = make_url(database_url).database
-    engine = connect(database_url)
+    engine = open_engine(database_url)
     with engine.begin() as connection:
         for setting in ODD:
             run(connection, f'ALTER DATABASE "{name}" {setting}')
     engine.dispose()
     yield database_url
-    engine = connect(database_url)
+    engine = open_engine(database_url)
     with engine.begin() as connection:
         run(connection, f'ALTER DATABASE "{name}" RESET ALL')
     engine.dispose()
@@ -84,7 +84,7 @@ def odd_url(database_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def odd(odd_url: str) -> Iterator[Engine]:
-    engine = connect(odd_url)
+    engine = open_engine(odd_url)
     yield engine
     engine.dispose()
 
@@ -114,14 +114,14 @@ def with_options(url: str, options: str) -> str:
 
 async def test_case_r08_every_kind_of_session_has_our_settings(odd: Engine, odd_url: str) -> None:
     assert settings_of(odd) == EXPECTED
-    with wakeup._listen(odd) as listener:
+    with wakeup._open_listener(odd) as listener:
         assert shown(lambda statement: listener.execute(statement).fetchone()[0]) == EXPECTED  # type: ignore[index]
     async with aclosing(GroupCommit(odd)) as commit:
-        connection = await commit._connected()
+        connection = await commit._open_connection()
         found = [str((await (await connection.execute(f"SHOW {name}")).fetchone())[0]) for name in SHOWN]  # type: ignore[index]
         await connection.close()
     assert (*found[:2], found[2].split(",")[0], *found[3:]) == EXPECTED
-    kept = storage._engine(pgurl_for_dagster(odd_url))
+    kept = storage._create_engine(pgurl_for_dagster(odd_url))
     assert settings_of(kept) == EXPECTED
     kept.dispose()
 
@@ -150,7 +150,7 @@ def test_what_the_url_says_is_kept(database_url: str) -> None:
     known = connections.with_settings(url)
     assert connections.with_settings(known) == known
     assert (known.query["connect_timeout"], known.query["application_name"]) == ("3", "mine")
-    engine = connect(url)
+    engine = open_engine(url)
     with engine.connect() as connection:
         found = [
             connection.exec_driver_sql(f"SHOW {name}").scalar_one()
@@ -163,7 +163,7 @@ def test_what_the_url_says_is_kept(database_url: str) -> None:
 def test_several_hosts_mean_the_one_that_can_write() -> None:
     known = connections.with_settings("postgresql+psycopg://u@/d?host=a:5432&host=b:5433")
     assert known.query["target_session_attrs"] == "read-write"
-    assert connections.arguments(known)["host"] == "a,b"
+    assert connections.build_arguments(known)["host"] == "a,b"
     assert "target_session_attrs" not in connections.with_settings("postgresql+psycopg://u@a/d").query
 
 
@@ -187,7 +187,7 @@ def test_pg_stat_activity_says_which_process_it_is(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_transaction_left_open_by_a_process_that_hangs_is_ended(database_url: str, engine: Engine) -> None:
-    hanging = connect(with_options(database_url, "-c idle_in_transaction_session_timeout=300"))
+    hanging = open_engine(with_options(database_url, "-c idle_in_transaction_session_timeout=300"))
     with hanging.connect() as held:
         run(held, "LOCK TABLE sync.event_ids")
         with engine.begin() as connection:
@@ -199,10 +199,10 @@ def test_a_transaction_left_open_by_a_process_that_hangs_is_ended(database_url: 
 
 
 def test_a_streamed_result_may_take_its_time(engine: Engine) -> None:
-    from sync_orchestrator.core.db.session import streamed
+    from sync_orchestrator.core.db.session import stream_rows
 
     with engine.begin() as connection:
-        assert list(streamed(connection, "SELECT 1")) == [[(1,)]]
+        assert list(stream_rows(connection, "SELECT 1")) == [[(1,)]]
         assert run(connection, "SHOW idle_in_transaction_session_timeout")[0][0] == "1h"
 
 
@@ -230,7 +230,7 @@ SYSTEMS = {"item": "erp"}
 
 
 def test_listening_works_with_options_in_the_url(database_url: str) -> None:
-    engine = connect(with_options(database_url, "-c work_mem=5MB"))
+    engine = open_engine(with_options(database_url, "-c work_mem=5MB"))
     assert wait_for_work(engine, SYSTEMS, 0.0) is False
     engine.dispose()
 
@@ -240,7 +240,7 @@ async def test_a_listener_whose_session_ended_listens_again(
 ) -> None:
     monkeypatch.setattr(wakeup, "_RECONNECT_SECONDS", 0.05)
     woken = asyncio.Event()
-    async with listening(engine, woken.set):
+    async with listen_for_work(engine, woken.set):
         for _ in range(2):
             await notified(engine, woken)
             await asyncio.to_thread(end_sessions, engine)
@@ -298,7 +298,7 @@ def set_read_only(engine: Engine, *, on: bool) -> None:
 def operator(database_url: str) -> Iterator[Engine]:
     """Sessions of somebody else, which may write whatever the database's default."""
     url = with_options(database_url, "-c default_transaction_read_only=off")
-    engine = connect(url)
+    engine = open_engine(url)
     yield engine
     set_read_only(engine, on=False)
     engine.dispose()
@@ -419,14 +419,14 @@ def changes(ident: str) -> list[ChangeEvent]:
 @pytest.mark.parametrize("spoil", ["DEALLOCATE ALL", "SET default_transaction_read_only = on"])
 async def test_the_group_commit_replaces_a_session_that_is_no_good(engine: Engine, spoil: str) -> None:
     async with aclosing(GroupCommit(engine)) as commit:
-        await commit.record(changes("a"))
+        await commit.record_events(changes("a"))
         for connection in commit._idle:
             await connection.execute(spoil)
-        assert await commit.record(changes("b")) == Recorded(1, 0)
+        assert await commit.record_events(changes("b")) == Recorded(1, 0)
 
 
 async def test_a_database_that_is_down_is_tried_once_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = connect("postgresql+psycopg://nobody@127.0.0.1:1/none")
+    engine = open_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
     tries = []
 
     async def refused(*arguments: Any, **named: Any) -> None:
@@ -436,7 +436,7 @@ async def test_a_database_that_is_down_is_tried_once_a_commit(monkeypatch: pytes
     monkeypatch.setattr(psycopg.AsyncConnection, "connect", refused)
     async with aclosing(GroupCommit(engine)) as commit:
         with pytest.raises(psycopg.OperationalError):
-            await commit.record(changes("a"))
+            await commit.record_events(changes("a"))
     assert len(tries) == 1
 
 
@@ -460,7 +460,7 @@ async def test_a_database_that_is_down_is_tried_once_a_commit(monkeypatch: pytes
     ],
 )
 def test_an_error_of_the_database_is_named_by_what_it_is(state: Exception, said: str) -> None:
-    assert trouble(state) == said
+    assert describe_failure(state) == said
 
 
 # Readiness --------------------------------------------------------------------------------------------------------
@@ -519,7 +519,7 @@ def test_case_r22_dagsters_storage_writes_again(
     dagster_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(DATABASE_VARIABLE, pgurl_for_dagster(dagster_url))
-    operator = connect(with_options(dagster_url, "-c default_transaction_read_only=off"))
+    operator = open_engine(with_options(dagster_url, "-c default_transaction_read_only=off"))
     write_instance(tmp_path)
     make_tables()
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
@@ -639,7 +639,7 @@ async def test_case_r23_a_pooler_without_sessions_is_refused_in_one_sentence(
     for command in ("check", "status"):
         found = await asyncio.to_thread(CliRunner().invoke, app, [command])
         assert (found.exit_code, "pool_mode = session" in found.output) == (2, True), found.output
-    pooled = connect(url)
+    pooled = open_engine(url)
     async with client_of(service(pooled, two_part_config()), None) as client:
         assert (await client.get("/readyz")).status_code == 503
     pooled.dispose()

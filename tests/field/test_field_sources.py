@@ -23,9 +23,9 @@ from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator.adapters.containment import ContainedSource, ContainedThirdParty, Containment
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
-from sync_orchestrator.adapters.sql.database import Database
+from sync_orchestrator.adapters.sql.database import SourceDatabase
 from sync_orchestrator.adapters.sql.source import SqlSource
-from sync_orchestrator.composition import assemble
+from sync_orchestrator.composition import build_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.conformance import live_check
 from sync_orchestrator.core.archive.absent_fields import mapped_fields
@@ -35,12 +35,12 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.plan import plan_group, ungrouped_notes
 from sync_orchestrator.core.intake.polling import Polled, poll_due
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_events
 from sync_orchestrator.core.ports import Item, PartRead, SourceSystem, ThirdParty, Ungrouped
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.core.version_guard import Action
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
-from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.selectors import compile_selector
 
 Execute = Callable[..., None]
 
@@ -142,7 +142,7 @@ class Field:
     def __init__(self, engine: Engine, config: Config) -> None:
         self.engine = engine
         self.erp = {name: FakeThirdParty(group_field=None) for name in config.entities}
-        self.context: Context = assemble(engine, config, build_sources(config), dict(self.erp))
+        self.context: Context = build_context(engine, config, build_sources(config), dict(self.erp))
 
     def perform(self, work: Any) -> Any:
         async def performed() -> Any:
@@ -162,7 +162,7 @@ class Field:
         action: Action = "update",
         data: dict[str, Any] | None = None,
     ) -> None:
-        record(
+        record_events(
             self.engine,
             [
                 ChangeEvent(
@@ -331,7 +331,7 @@ def test_rule_37_every_port_is_contained(tmp_path: Path) -> None:
 )
 def test_rule_37_an_expression_on_unmanaged_data_fails_in_one_way(expression: str, data: Any) -> None:
     with suppress(JMESPathError):
-        compiled(expression).search(data)
+        compile_selector(expression).search(data)
 
 
 @pytest.mark.parametrize("system", ["rest", "sql"])
@@ -424,7 +424,7 @@ def test_case_r08_one_event_holds_up_neither_the_drain_nor_another_entity(
     async def odd(*given: Any) -> Any:
         raise NotImplementedError("can't parse timestamptz with DateStyle 'German, DMY'")
 
-    monkeypatch.setattr(Database, "ask", odd)
+    monkeypatch.setattr(SourceDatabase, "run_on_connection", odd)
     field = Field(engine, two)
     field.event("a", 1, action="create")
     field.event("t1", 5, "thing", "good", action="create")
@@ -1018,7 +1018,7 @@ async def test_rule_40_a_next_page_can_be_followed_to_another_origin(server: Ser
 
 
 def live(config: Config, group: str | None = None) -> dict[str, tuple[str, str]]:
-    report = asyncio.run(live_check.check(config, group))
+    report = asyncio.run(live_check.check_live(config, group))
     return {f"{step.system} {step.what}": (step.outcome, step.detail) for step in report.steps}
 
 

@@ -23,19 +23,19 @@ from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator.adapters.custom.guard import _no_part
 from sync_orchestrator.adapters.files.source import FileSource
-from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.adapters.http.responses import Answer, picks
+from sync_orchestrator.adapters.http.client import HttpClient
+from sync_orchestrator.adapters.http.responses import Answer, condition_picks
 from sync_orchestrator.adapters.http.responses import failure_of as meant
 from sync_orchestrator.adapters.rest.source import RestSource
 from sync_orchestrator.adapters.row_reader import Rows
-from sync_orchestrator.adapters.sql.database import Database
+from sync_orchestrator.adapters.sql.database import SourceDatabase
 from sync_orchestrator.adapters.sql.source import SqlSource
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Outcome, Part
-from sync_orchestrator.config.sources import FilesSystem, SqlSystem
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import OutcomeRule, PartSettings
+from sync_orchestrator.config.sources import FileSourceSettings, SqlSourceSettings
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.errors import CallFailed, Failure
-from sync_orchestrator.expressions.truth import NoTruth, condition, says_something, truth
+from sync_orchestrator.expressions.truth import NoTruth, parse_condition, parse_truth, says_something
 
 SAID = [
     (True, True),
@@ -85,13 +85,13 @@ NOT_SAID = [
 
 @pytest.mark.parametrize(("value", "said"), SAID)
 def test_rule_33_truth_is_what_is_said(value: Any, said: bool) -> None:
-    assert truth(value) is said
+    assert parse_truth(value) is said
 
 
 @pytest.mark.parametrize("value", NOT_SAID)
 def test_rule_33_anything_else_is_no_truth_value(value: Any) -> None:
     with pytest.raises(NoTruth, match="neither true nor false"):
-        truth(value)
+        parse_truth(value)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_rule_33_anything_else_is_no_truth_value(value: Any) -> None:
     ],
 )
 def test_rule_33_conditions_use_the_same_truth_within(expression: str, document: Any, holds: bool) -> None:
-    assert condition(expression).holds(document) is holds
+    assert parse_condition(expression).holds(document) is holds
 
 
 @pytest.mark.parametrize(
@@ -134,15 +134,15 @@ def test_rule_33_conditions_use_the_same_truth_within(expression: str, document:
 )
 def test_rule_33_a_condition_that_says_nothing_is_named(expression: str, document: Any, says: str) -> None:
     with pytest.raises(NoTruth) as caught:
-        condition(expression).holds(document)
+        parse_condition(expression).holds(document)
     assert says in str(caught.value)
 
 
 # deleted_when, by every kind of source.
 
 
-def part(**changes: Any) -> Part:
-    return Part.model_validate(
+def part(**changes: Any) -> PartSettings:
+    return PartSettings.model_validate(
         {
             "key": "sku",
             "version": {"path": "v", "kind": "number"},
@@ -157,7 +157,7 @@ async def of_rest(server: Server, tmp_path: Path, flag: Any) -> PartRead:
     if isinstance(flag, bytes):
         pytest.skip("JSON has no bytes")
     server.respond_with([{"sku": "P1", "store": "A", "v": 1, "archived": flag}])
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
+    client = HttpClient(HttpSettings(base_url=server.url, timeout=5))
     source = RestSource(client, part(list={"path": "/"}))
     [row] = [row async for rows, _ in source.pages("A") for row in rows]
     await source.close()
@@ -179,7 +179,7 @@ async def of_json_lines(server: Server, tmp_path: Path, flag: Any) -> PartRead:
 
 
 async def of_file(tmp_path: Path) -> PartRead:
-    system = FilesSystem.model_validate({"kind": "files", "folder": str(tmp_path)})
+    system = FileSourceSettings.model_validate({"kind": "files", "folder": str(tmp_path)})
     source = FileSource(system, part(files={"glob": "*"}))
     [row] = [row async for rows, _ in source.pages("A") for row in rows]
     return row
@@ -193,8 +193,8 @@ async def of_sql(server: Server, tmp_path: Path, flag: Any) -> PartRead:
         connection.execute("CREATE TABLE items (sku TEXT, store TEXT, v INTEGER, archived)")
         connection.execute("INSERT INTO items VALUES ('P1', 'A', 1, ?)", [flag])
         connection.commit()
-    settings = SqlSystem.model_validate({"kind": "sql", "url": f"sqlite:///{path}"})
-    source = SqlSource(Database("shop", settings), part(sql={"table": "items"}))
+    settings = SqlSourceSettings.model_validate({"kind": "sql", "url": f"sqlite:///{path}"})
+    source = SqlSource(SourceDatabase("shop", settings), part(sql={"table": "items"}))
     [row] = [row async for rows, _ in source.pages("A") for row in rows]
     await source.close()
     return row
@@ -255,7 +255,9 @@ async def test_rule_33_keys_without_the_field_of_the_condition_are_not_deleted(s
         keys={"path": "/keys?store={{ group }}"},
         deleted_when="status != 'active'",
     )
-    source = RestSource(Http(HttpSettings(base_url=server.url, timeout=5)), keyed.model_copy(update={"group": None}))
+    source = RestSource(
+        HttpClient(HttpSettings(base_url=server.url, timeout=5)), keyed.model_copy(update={"group": None})
+    )
     [row] = [row async for rows in source.keys("A") for row in rows]
     await source.close()
     assert (row.problem, row.deleted) == (None, False)
@@ -289,7 +291,7 @@ class Shop:
 def shop_world(server: Server, engine: Engine) -> tuple[Shop, HttpWorld]:
     shop, world = Shop(server), HttpWorld(engine, two_part_config())
     source = RestSource(
-        Http(HttpSettings(base_url=server.url, timeout=5)),
+        HttpClient(HttpSettings(base_url=server.url, timeout=5)),
         part(list={"path": "/items"}, read={"path": "/items/{{ key }}"}),
     )
     world.context.entities["item"].sources["shop"] = source
@@ -357,7 +359,7 @@ def test_case_r02_gone_when_makes_no_duplicates(engine: Engine, server: Server, 
 
 
 def outcome(when: str, means: str, body: Any, *, write: bool = True) -> CallFailed | None:
-    rule = Outcome.model_validate({"when": when, "means": means})
+    rule = OutcomeRule.model_validate({"when": when, "means": means})
     return meant(Answer(200, {}, json.dumps(body).encode()), [rule], write=write)
 
 
@@ -410,13 +412,13 @@ def test_rule_33_a_negated_text_is_no_success() -> None:
 
 def test_rule_33_an_expression_that_negates_too_early_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"write '!\(a\.b\)'"):
-        Outcome.model_validate({"when": "!body.success", "means": "invalid"})
+        OutcomeRule.model_validate({"when": "!body.success", "means": "invalid"})
 
 
 def test_rule_33_a_route_takes_its_errors_alike() -> None:
-    assert picks("body.error", {"body": {"error": "E17"}})
-    assert not picks("body.error", {"body": {"error": "0"}})
-    assert not picks("!(body.error)", {"body": {"error": "E17"}})
+    assert condition_picks("body.error", {"body": {"error": "E17"}})
+    assert not condition_picks("body.error", {"body": {"error": "0"}})
+    assert not condition_picks("!(body.error)", {"body": {"error": "E17"}})
 
 
 def test_rule_33_something_is_there() -> None:

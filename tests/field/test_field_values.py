@@ -13,20 +13,20 @@ from record_store import THEIRS, HttpWorld, Store
 from sqlalchemy import Engine
 from starlette.responses import JSONResponse
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.codecs import Codecs
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config.targets import Codec
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config.targets import CodecSettings
 from sync_orchestrator.core.operations.remap import remap
-from sync_orchestrator.core.values.mapping import Mapping, digest
-from sync_orchestrator.core.values.normalization import normalizers
+from sync_orchestrator.core.values.mapping import Mapping, compute_digest
+from sync_orchestrator.core.values.normalization import build_normalizers
 
 NFD = "Gro\u0308\u00dfe"
 
 
 def of(*steps: Any) -> Any:
-    return normalizers({"f": Codec.model_validate({"normalize": list(steps)})})["f"]
+    return build_normalizers({"f": CodecSettings.model_validate({"normalize": list(steps)})})["f"]
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,10 @@ def of(*steps: Any) -> Any:
     ],
 )
 def test_rule_35_what_the_third_party_does_to_a_value_is_no_difference(steps: Any, ours: Any, theirs: Any) -> None:
-    mapping = Mapping({"f": "@"}, {"f": Codec.model_validate({"normalize": steps})})
-    assert digest(ours) != digest(theirs)
+    mapping = Mapping({"f": "@"}, {"f": CodecSettings.model_validate({"normalize": steps})})
+    assert compute_digest(ours) != compute_digest(theirs)
     assert mapping.digest_of_ours({"f": ours}) == mapping.digest_of_theirs({"f": theirs, "more": 1})
-    assert mapping.differences({"f": ours}, {"f": theirs}) == []
+    assert mapping.list_differences({"f": ours}, {"f": theirs}) == []
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_rule_35_other_kinds_of_values_stay_as_they_are(steps: Any, value: Any) 
 
 
 def test_rule_35_what_is_different_all_the_same_is_shown_raw() -> None:
-    mapping = Mapping({"f": "@", "g": "@"}, {"f": Codec.model_validate({"normalize": ["trim", "lower"]})})
-    assert mapping.differences({"f": " Lamp", "g": 1}, {"f": "LAMPE ", "g": 1.0}) == [
+    mapping = Mapping({"f": "@", "g": "@"}, {"f": CodecSettings.model_validate({"normalize": ["trim", "lower"]})})
+    assert mapping.list_differences({"f": " Lamp", "g": 1}, {"f": "LAMPE ", "g": 1.0}) == [
         {"field": "f", "ours": " Lamp", "theirs": "LAMPE "}
     ]
 
@@ -85,14 +85,18 @@ def test_rule_35_what_is_different_all_the_same_is_shown_raw() -> None:
 @pytest.mark.parametrize("step", ["trimmed", {"round": -1}, {"round": 2, "cut": 3}, {"cut": 0}, 5])
 def test_rule_35_an_unknown_normalization_is_refused(step: Any) -> None:
     with pytest.raises(ValidationError):
-        Codec.model_validate({"normalize": [step]})
+        CodecSettings.model_validate({"normalize": [step]})
 
 
 def test_rule_35_the_fingerprint_knows_how_is_compared() -> None:
     """Without any it is what it was, so that nothing is computed again for nothing."""
-    plain, codec = Mapping({"f": "a"}), Codec.model_validate({"normalize": ["trim"]})
-    assert Mapping({"f": "a"}, {"f": Codec(kind="text")}).fingerprint == plain.fingerprint == digest({"f": "a"}).hex()
-    other = Codec.model_validate({"normalize": ["trim", "lower"]})
+    plain, codec = Mapping({"f": "a"}), CodecSettings.model_validate({"normalize": ["trim"]})
+    assert (
+        Mapping({"f": "a"}, {"f": CodecSettings(kind="text")}).fingerprint
+        == plain.fingerprint
+        == compute_digest({"f": "a"}).hex()
+    )
+    other = CodecSettings.model_validate({"normalize": ["trim", "lower"]})
     assert len({plain.fingerprint, *(Mapping({"f": "a"}, {"f": each}).fingerprint for each in (codec, other))}) == 3
 
 
@@ -113,13 +117,15 @@ def test_rule_35_the_fingerprint_knows_how_is_compared() -> None:
     ],
 )
 def test_rule_35_a_template_that_changes_a_value_changes_what_is_compared(codec: Any, ours: Any, sent: Any) -> None:
-    codecs = Codecs({"f": Codec.model_validate(codec)}, ("f",))
+    codecs = Codecs({"f": CodecSettings.model_validate(codec)}, ("f",))
     assert codecs.change_values
     assert codecs.as_sent({"f": ours, "g": 1}) == {"f": sent, "g": 1}
 
 
 def test_rule_35_plain_codecs_change_nothing() -> None:
-    assert not Codecs({"f": Codec(kind="decimal_text"), "g": Codec(read="a.b")}, ("f", "g")).change_values
+    assert not Codecs(
+        {"f": CodecSettings(kind="decimal_text"), "g": CodecSettings(read="a.b")}, ("f", "g")
+    ).change_values
 
 
 # On the whole way: push, read back, validation, repair, plan.
@@ -128,7 +134,7 @@ def test_rule_35_plain_codecs_change_nothing() -> None:
 def world_of(engine: Engine, server: Server, fields: Any) -> HttpWorld:
     config = two_part_config(entity={"third_party": {**THEIRS, "fields": fields}})
     third_party = RestThirdParty(
-        Http(HttpSettings(base_url=server.url, timeout=5)),
+        HttpClient(HttpSettings(base_url=server.url, timeout=5)),
         config.entities["item"].third_party,
         ("code", "store", "name", "count"),
     )

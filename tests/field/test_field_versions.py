@@ -16,7 +16,7 @@ from world import World
 
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.intake.polling import poll_due
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_events
 from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.version_guard import Action
 from sync_orchestrator.event_formats.custom_events import change_event_of
@@ -136,7 +136,7 @@ def test_case_r21_changes_with_one_time_stamp_end_as_they_were_told(engine: Engi
         for number, (action, name) in enumerate(changes)
     ]
     for some in [[event] for event in events] if batches == "one by one" else [events]:
-        record(engine, some)
+        record_events(engine, some)
         world.run_drain()
     assert {key: record["name"] for key, record in world.mirror_by_key().items()} == {
         key: name for key, _, name in CHANGES if name is not None
@@ -171,7 +171,7 @@ def own_shape() -> Config:
 
 
 def told_by_content(world: World, config: Config, *names: str) -> None:
-    record(world.engine, [change_event_of(product(name), {}, "shop", config) for name in names])
+    record_events(world.engine, [change_event_of(product(name), {}, "shop", config) for name in names])
 
 
 def test_rule_31_ids_made_of_content_end_with_what_they_stand_for(engine: Engine) -> None:
@@ -281,7 +281,7 @@ def test_rule_32_a_replica_that_lags_takes_nothing_back(world: World) -> None:
 def test_rule_32_an_operators_refresh_takes_it_over_at_once(older: World) -> None:
     older.post_event("shop", "p", "update", 12_000_000)
     older.run_drain()
-    asyncio.run(records.refresh(older.context, older.entity, "p"))
+    asyncio.run(records.refresh_record(older.context, older.entity, "p"))
     older.run_drain()
     assert name_there(older) == "C"
     assert set(older.count_events_by_state()) <= {"done", "superseded"}

@@ -23,7 +23,7 @@ from world import World
 
 from sync_orchestrator.core.db.fragments import HOLDER_GONE_SECONDS, HOLDER_VALID_SECONDS
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.push.claims import claim
+from sync_orchestrator.core.push.claims import claim_due_records
 from sync_orchestrator.core.systems.claim_holders import Deadline, Hold, Holder, is_over
 
 GONE = HOLDER_GONE_SECONDS + 1
@@ -86,11 +86,11 @@ def test_what_a_killed_process_was_pushing_is_taken_over_soon(shared: World, dat
 def test_while_its_holder_is_heard_of_nothing_is_taken_over(shared: World) -> None:
     shared.put_record("a")
     archive(shared)
-    with shared.context.holder.beating():
+    with shared.context.holder.keep_heartbeat():
         claims = _claimed(shared)
         assert claims
         shared.advance_clock(HOLDER_VALID_SECONDS - 1)
-        shared.context.holder.beat()
+        shared.context.holder.renew_heartbeat()
         shared.advance_clock(HOLDER_VALID_SECONDS - 1)
         assert not _claimed(shared)
         assert not is_over(claims[0].deadline)
@@ -99,7 +99,7 @@ def test_while_its_holder_is_heard_of_nothing_is_taken_over(shared: World) -> No
 def test_the_intent_of_a_call_that_may_be_under_way_counts_from_when_it_was_given_up(shared: World) -> None:
     shared.put_record("a")
     archive(shared)
-    with shared.context.holder.beating():
+    with shared.context.holder.keep_heartbeat():
         _claimed(shared)
         shared.advance_clock(GONE)
         (second,) = _claimed(shared)
@@ -179,13 +179,13 @@ def assert_third_party_is_true(world: World) -> None:
 
 def test_a_holder_that_was_not_heard_of_goes_on_under_another_id(world: World) -> None:
     holder = Holder(world.engine, 60)
-    with holder.beating():
+    with holder.keep_heartbeat():
         first = holder.hold
         assert first is not None
-        holder.beat()
+        holder.renew_heartbeat()
         assert holder.hold is first
         world.advance_clock(HOLDER_VALID_SECONDS + 1)
-        holder.beat()
+        holder.renew_heartbeat()
         assert holder.hold is not None
         assert holder.hold.id > first.id
         assert world.query("SELECT count(*) FROM sync.holders")[0][0] == 2, "what the first one claimed is free"
@@ -193,15 +193,15 @@ def test_a_holder_that_was_not_heard_of_goes_on_under_another_id(world: World) -
 
 def test_a_holder_that_ends_leaves_nothing_and_one_that_fails_lapses(world: World) -> None:
     holder = Holder(world.engine, 60)
-    with holder.beating(), holder.beating():
+    with holder.keep_heartbeat(), holder.keep_heartbeat():
         assert world.query("SELECT count(*) FROM sync.holders")[0][0] == 1
     assert holder.hold is None
     assert world.query("SELECT count(*) FROM sync.holders")[0][0] == 0
-    with pytest.raises(RuntimeError), holder.beating():
+    with pytest.raises(RuntimeError), holder.keep_heartbeat():
         raise RuntimeError
     assert world.query("SELECT count(*) FROM sync.holders")[0][0] == 1
     world.advance_clock(1000)
-    with holder.beating():
+    with holder.keep_heartbeat():
         assert world.query("SELECT count(*) FROM sync.holders")[0][0] == 1, "it is forgotten"
 
 
@@ -219,17 +219,19 @@ def test_a_deadline_is_over_with_its_time_or_with_its_hold() -> None:
 def test_claims_without_a_heartbeat_end_with_their_lease(world: World) -> None:
     world.put_record("a")
     archive(world)
-    assert in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))
+    assert in_transaction(world.engine, lambda c: claim_due_records(c, ["item"], most=1, lease=20, in_flight_window=5))
     world.advance_clock(GONE)
-    assert not in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))
+    assert not in_transaction(
+        world.engine, lambda c: claim_due_records(c, ["item"], most=1, lease=20, in_flight_window=5)
+    )
     world.advance_clock(20)
-    assert in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))
+    assert in_transaction(world.engine, lambda c: claim_due_records(c, ["item"], most=1, lease=20, in_flight_window=5))
 
 
 def _claimed(world: World) -> list[Any]:
     return in_transaction(
         world.engine,
-        lambda connection: claim(
+        lambda connection: claim_due_records(
             connection, ["item"], most=1, lease=60, in_flight_window=5, hold=world.context.holder.hold, timeout=5
         ),
     )

@@ -16,7 +16,7 @@ import pytest
 from paths import SUPPORT
 from sqlalchemy import Engine
 
-from sync_orchestrator.config import Alerts
+from sync_orchestrator.config import AlertSettings
 from sync_orchestrator.core.crash_points import REGISTERED
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.conservation import count_conservation
@@ -86,11 +86,11 @@ def test_killed_there_and_started_again_all_is_in_sync(
         # as when the killed sender's minute is over
         run(connection, "UPDATE sync.alert_receivers SET not_before = NULL")
         run(connection, "UPDATE sync.outcome_receivers SET lease_until = NULL")
-    alerts.send_due_alerts(engine, Alerts(group_wait=0))
-    outcomes.send_due_outcomes(engine, {"audit": crash_worker.TableReceiver(engine)}, Alerts())
+    alerts.send_due_alerts(engine, AlertSettings(group_wait=0))
+    outcomes.send_due_outcomes(engine, {"audit": crash_worker.TableReceiver(engine)}, AlertSettings())
     with engine.begin() as connection:
         told = [row.event for row in run(connection, "SELECT event FROM told ORDER BY n")]
-        untold = outcomes.unsent(connection)
+        untold = outcomes.count_unsent(connection)
         revisions = {row.key: row.revision for row in run(connection, "SELECT key, revision FROM sync.records")}
         held = [row.item for row in run(connection, "SELECT item FROM third_party")]
         totals = count_conservation(connection)

@@ -23,17 +23,17 @@ from world import World
 from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.event_batch import EventBatch
-from sync_orchestrator.core.full_sync.full_sync import fill
-from sync_orchestrator.core.full_sync.push_group import complete as complete_group
-from sync_orchestrator.core.groups.lease import leased
+from sync_orchestrator.core.full_sync.full_sync import fill_archive
+from sync_orchestrator.core.full_sync.push_group import complete_full_sync as complete_full_sync
+from sync_orchestrator.core.groups.lease import lease_group
 from sync_orchestrator.core.ledger.event_claims import select_due_events
 from sync_orchestrator.core.push import claim_queries
 from sync_orchestrator.core.push.calls import CallsMade
-from sync_orchestrator.core.push.claims import Claim, claim
-from sync_orchestrator.core.push.decision import Step
+from sync_orchestrator.core.push.claims import PushClaim, claim_due_records
+from sync_orchestrator.core.push.decision import PushStep
 from sync_orchestrator.core.push.result import Pushed
-from sync_orchestrator.core.push.settlement import Settled, settle
-from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.push.settlement import Settled, settle_pushes
+from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.core.version_guard import Change, Stamp, Verdict
 from sync_orchestrator.errors import CallFailed
 
@@ -67,7 +67,7 @@ def pid_of(connection: Connection) -> int:
 def changes(keys: list[str], version: int) -> list[Change]:
     def of(key: str) -> Change:
         data = {"key": key, "name": "n", "store": "A"}
-        return Change(key, "shop", "create", Stamp(0, version, 0, digest(data)), data, "A")
+        return Change(key, "shop", "create", Stamp(0, version, 0, compute_digest(data)), data, "A")
 
     return [of(key) for key in keys]
 
@@ -103,7 +103,7 @@ def make_the_middle(connection: Connection) -> None:
     run(connection, "INSERT INTO sync.records (entity, key) VALUES ('item', 'm')")
 
 
-def claimed(world: World) -> list[Claim]:
+def claimed(world: World) -> list[PushClaim]:
     """Leases of all keys, whose records lie in the table the other way round."""
     for number, key in enumerate(reversed(KEYS)):
         in_transaction(world.engine, partial(merge, entity="item", changes=changes([key], 1), rules=world.entity.rules))
@@ -113,7 +113,9 @@ def claimed(world: World) -> list[Claim]:
             key=key,
             ago=10 - number,
         )
-    claims = in_transaction(world.engine, lambda c: claim(c, ["item"], most=9, lease=20, in_flight_window=5))
+    claims = in_transaction(
+        world.engine, lambda c: claim_due_records(c, ["item"], most=9, lease=20, in_flight_window=5)
+    )
     assert sorted(each.key for each in claims) == KEYS
     return claims
 
@@ -124,7 +126,7 @@ def merging(world: World, keys: list[str], version: int) -> Work:
 
 def settling(world: World, ends: list[Pushed]) -> Work:
     system = world.config.third_parties["erp"]
-    return lambda connection: settle(connection, "erp", system, world.context.entities, ends)
+    return lambda connection: settle_pushes(connection, "erp", system, world.context.entities, ends)
 
 
 def test_what_lost_to_a_deadlock_is_done_again_from_its_start(engine: Engine, threads: ThreadPoolExecutor) -> None:
@@ -194,7 +196,7 @@ def test_a_settlement_and_a_merge_of_the_same_keys_wait_for_each_other(
     world: World, threads: ThreadPoolExecutor, failure: CallFailed | None, first: str
 ) -> None:
     ends = [
-        Pushed(each, Step.UPDATE, CallsMade(called=True), digest=b"d", external_id=each.key, failure=failure)
+        Pushed(each, PushStep.UPDATE, CallsMade(called=True), digest=b"d", external_id=each.key, failure=failure)
         for each in claimed(world)
     ]
     works = [settling(world, ends), merging(world, KEYS, 2)]
@@ -207,7 +209,8 @@ def test_a_settlement_and_a_merge_of_the_same_keys_wait_for_each_other(
 def test_two_settlements_of_the_same_keys_wait_for_each_other(world: World, threads: ThreadPoolExecutor) -> None:
     """The later one finds its leases gone, whichever it is."""
     ends = [
-        Pushed(each, Step.UPDATE, CallsMade(called=True), digest=b"d", external_id=each.key) for each in claimed(world)
+        Pushed(each, PushStep.UPDATE, CallsMade(called=True), digest=b"d", external_id=each.key)
+        for each in claimed(world)
     ]
     meet(world.engine, threads, lock_the_middle, settling(world, ends), settling(world, ends[::-1]))
     rows = world.query("SELECT key, applied_revision, lease_token FROM sync.records ORDER BY key")
@@ -266,7 +269,7 @@ def filled(world: World, *groups: str) -> None:
     """Groups whose archive is filled and which are not completed yet."""
     for group in groups:
         world.put_record(f"of {group}", group=group, notify=False)
-        asyncio.run(fill(world.context, world.entity, group))
+        asyncio.run(fill_archive(world.context, world.entity, group))
 
 
 def complete(world: World, threads: ThreadPoolExecutor, group: str, meanwhile: str | Work) -> None:
@@ -274,13 +277,13 @@ def complete(world: World, threads: ThreadPoolExecutor, group: str, meanwhile: s
 
     async def work() -> None:
         async with AsyncExitStack() as leases:
-            own = await leases.enter_async_context(leased(world.context, "item", group))
+            own = await leases.enter_async_context(lease_group(world.context, "item", group))
             if isinstance(meanwhile, str):
-                other = await leases.enter_async_context(leased(world.context, "item", meanwhile))
-                blocker: Work = partial(complete_group, lease=other)
+                other = await leases.enter_async_context(lease_group(world.context, "item", meanwhile))
+                blocker: Work = partial(complete_full_sync, lease=other)
             else:
                 blocker = meanwhile
-            await asyncio.to_thread(meet, world.engine, threads, blocker, partial(complete_group, lease=own))
+            await asyncio.to_thread(meet, world.engine, threads, blocker, partial(complete_full_sync, lease=own))
 
     asyncio.run(work())
 

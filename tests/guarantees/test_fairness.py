@@ -14,9 +14,9 @@ from world import World
 from sync_orchestrator.core.drain import push_pace, record_claimer
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.event_batch import work_off
-from sync_orchestrator.core.full_sync.full_sync import fill, full_sync
+from sync_orchestrator.core.full_sync.full_sync import fill_archive, full_sync
 from sync_orchestrator.core.push import claims
-from sync_orchestrator.core.push.claims import Claim
+from sync_orchestrator.core.push.claims import PushClaim
 
 CROWD = 300
 
@@ -46,7 +46,7 @@ def backfilled(world: World, group: str, count: int) -> None:
     """Records that a full sync has read, archived and not pushed yet."""
     for number in range(count):
         world.put_record(f"{group}{number:03}", group=group, notify=False)
-    asyncio.run(fill(world.context, world.entity, group))
+    asyncio.run(fill_archive(world.context, world.entity, group))
 
 
 def ended(pushed: list[str], group: str) -> int:
@@ -145,9 +145,9 @@ def test_without_turns_the_wait_would_be_noticed(
     order: tuple[World, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, pushed = order
-    in_order = claims.claim
+    in_order = claims.claim_due_records
 
-    def by_age(connection, entities, after, **terms) -> tuple[list[Claim], tuple[str, str]]:  # type: ignore[no-untyped-def]
+    def by_age(connection, entities, after, **terms) -> tuple[list[PushClaim], tuple[str, str]]:  # type: ignore[no-untyped-def]
         return in_order(connection, entities, **terms), after
 
     monkeypatch.setattr(record_claimer, "claim_in_turn", by_age)

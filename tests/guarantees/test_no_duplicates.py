@@ -18,9 +18,9 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.operations.events import redrive_events
 from sync_orchestrator.core.ports import Found
-from sync_orchestrator.core.push.attempt import push
-from sync_orchestrator.core.push.claims import claim
-from sync_orchestrator.core.push.settlement import settle
+from sync_orchestrator.core.push.attempt import push_record
+from sync_orchestrator.core.push.claims import claim_due_records
+from sync_orchestrator.core.push.settlement import settle_pushes
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 
@@ -230,7 +230,9 @@ def test_a_refused_settle_makes_the_outcome_unknown(world: World, verb: str) -> 
 
     async def scene() -> None:
         await work_off(world.context, 10, set())
-        late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
+        late = in_transaction(
+            world.engine, lambda c: claim_due_records(c, ["item"], most=1, lease=20, in_flight_window=5)
+        )[0]
         world.advance_clock(61)
         world.put_record("a", name="newest")
         await work_off(world.context, 10, set())
@@ -238,8 +240,8 @@ def test_a_refused_settle_makes_the_outcome_unknown(world: World, verb: str) -> 
         world.advance_clock(61)
         await drain(world.context, linger=0, most_seconds=20)
         assert not world.read_record_row("a").out_of_sync
-        ended = await push(world.entity, late)
-        in_transaction(world.engine, lambda c: settle(c, "erp", system, world.context.entities, [ended]))
+        ended = await push_record(world.entity, late)
+        in_transaction(world.engine, lambda c: settle_pushes(c, "erp", system, world.context.entities, [ended]))
 
     asyncio.run(scene())
     assert world.mirror_by_key() != world.expected_mirror()

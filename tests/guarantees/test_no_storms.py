@@ -15,17 +15,17 @@ from typing import Any
 import psycopg
 import pytest
 from fakes import FakeSource, FakeThirdParty, answer, lost_answer, two_part_config
-from scenes import fill_sources, watch_ledger
+from scenes import fill_sources, watch_for_alerts
 from sqlalchemy import Engine
 from world import World
 
-from sync_orchestrator.composition import assemble
+from sync_orchestrator.composition import build_context
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.db.connections import arguments
+from sync_orchestrator.core.db.connections import build_arguments
 from sync_orchestrator.core.drain import drain as draining
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.wakeup import CHANNEL, wait_for_work
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_events
 from sync_orchestrator.core.ports import PartRead, SourceSystem
 from sync_orchestrator.core.systems import rate_limit
 from sync_orchestrator.core.systems.pauses import set_paused
@@ -45,9 +45,9 @@ def test_an_update_before_the_first_full_sync_costs_nothing_and_is_told_of_after
     for _ in range(3):
         world.advance_clock(7.8 * HOUR)
         assert world.run_drain().events == 0
-        assert watch_ledger(world) == []
+        assert watch_for_alerts(world) == []
     world.advance_clock(HOUR)
-    assert watch_ledger(world) == watch_ledger(world) == [("stuck_waiting", 1)]
+    assert watch_for_alerts(world) == watch_for_alerts(world) == [("stuck_waiting", 1)]
     assert [row.attempts for row in world.query("SELECT attempts FROM sync.events")] == [0, 0]
     assert world.count_events_by_state() == {"waiting": 2}
 
@@ -56,12 +56,12 @@ def test_an_alert_of_changes_that_wait_long_ends_when_their_record_came(world: W
     world.post_event("shop", "a", "update", 5, {"name": "n", "store": "A"}, group="A")
     world.run_drain()
     world.advance_clock(25 * HOUR)
-    assert watch_ledger(world) == [("stuck_waiting", 1)]
+    assert watch_for_alerts(world) == [("stuck_waiting", 1)]
     world.put_record("a", notify=False)
     world.run_full_sync()
     world.run_drain()
     assert set(world.count_events_by_state()) <= {"done", "superseded"}
-    assert watch_ledger(world) == []
+    assert watch_for_alerts(world) == []
 
 
 def test_a_full_sync_tries_again_what_waits_or_is_dead_in_what_it_covered_and_nothing_else(world: World) -> None:
@@ -93,7 +93,7 @@ def test_a_full_sync_tries_again_what_died_of_something_else_than_its_payload(wo
     assert world.read_record_row("a").stopped == "dead"
     world.erp.before = lambda verb, key: None
     world.run_full_sync()
-    assert (world.mirror_by_key()["a"]["name"], watch_ledger(world)) == ("other", [])
+    assert (world.mirror_by_key()["a"]["name"], watch_for_alerts(world)) == ("other", [])
 
 
 # Ends and alerts (17) ------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_waiting_and_dead_events_finish_when_applied_passes_them(world: World) -
     world.run_drain()
     assert world.mirror_by_key()["a"]["name"] == "accepted"
     assert world.count_events_by_state() == {"done": 4, "superseded": 1}
-    assert watch_ledger(world) == []
+    assert watch_for_alerts(world) == []
 
 
 def test_one_alert_for_a_cause_in_which_a_record_counts_once(world: World) -> None:
@@ -124,12 +124,12 @@ def test_one_alert_for_a_cause_in_which_a_record_counts_once(world: World) -> No
         world.put_record(key)
     world.put_record("fine")
     world.run_drain()
-    assert watch_ledger(world) == [("dead", 1), ("dead", 2)]
+    assert watch_for_alerts(world) == [("dead", 1), ("dead", 2)]
     world.put_record("a", name="no better")
     world.put_record("d")
     world.put_record("fine", name="so that the breaker stays closed")
     world.run_drain()
-    assert watch_ledger(world) == [("dead", 1), ("dead", 3)]
+    assert watch_for_alerts(world) == [("dead", 1), ("dead", 3)]
     assert world.query("SELECT examples FROM sync.alerts WHERE n = 3")[0].examples in (["a", "b", "d"], ["b", "a", "d"])
 
 
@@ -144,7 +144,7 @@ def test_a_third_party_that_cannot_be_asked_makes_no_verdict_and_no_alert(world:
     assert world.run_validation().verdict == world.run_validation(full=True).verdict == "not_validated"
     set_paused(world.engine, "erp", {"item"}, paused=True)
     assert world.run_validation().verdict == "not_validated"
-    assert watch_ledger(world) == []
+    assert watch_for_alerts(world) == []
 
 
 def test_a_unmanaged_record_that_cannot_be_deleted_now_does_not_end_the_validation(
@@ -227,7 +227,7 @@ class TwoThirdParties(World):
         sources: dict[str, dict[str, SourceSystem]] = {
             name: {"shop": FakeSource(), "stock": FakeSource()} for name in both["entities"]
         }
-        self.context = assemble(
+        self.context = build_context(
             self.engine,
             self.config,
             sources,
@@ -239,7 +239,7 @@ class TwoThirdParties(World):
         )
 
     def create(self, entity: str, *keys: str) -> None:
-        record(
+        record_events(
             self.engine,
             [
                 ChangeEvent(source, f"{entity} {source} {key}", entity, key, "create", 1, {"name": key, "store": "A"})
@@ -394,7 +394,7 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return nullcontext()
 
     with monkeypatch.context() as patch:
-        patch.setattr(draining, "listening", nothing)
+        patch.setattr(draining, "listen_for_work", nothing)
         yield
 
 
@@ -439,7 +439,9 @@ def test_work_that_nobody_announced_is_found_by_who_waits_for_it(world: World) -
 
 
 def test_a_group_of_events_is_announced_once(world: World) -> None:
-    with psycopg.connect(**arguments(world.engine.url), autocommit=True) as listener:
+    with psycopg.connect(**build_arguments(world.engine.url), autocommit=True) as listener:
         listener.execute(f"LISTEN {CHANNEL}")
-        record(world.engine, [ChangeEvent("shop", f"e{n}", "item", f"k{n}", "create", 1, {}) for n in range(200)])
+        record_events(
+            world.engine, [ChangeEvent("shop", f"e{n}", "item", f"k{n}", "create", 1, {}) for n in range(200)]
+        )
         assert len(list(listener.notifies(timeout=0.2))) == 1

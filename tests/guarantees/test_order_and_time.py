@@ -15,8 +15,8 @@ from fakes import FakeSource, answer, two_part_config
 from sqlalchemy import Engine
 from world import World
 
-from sync_orchestrator.config import Alerts
-from sync_orchestrator.core.operations.maintenance import watch
+from sync_orchestrator.config import AlertSettings
+from sync_orchestrator.core.operations.maintenance import watch_backlog
 from sync_orchestrator.core.operations.records import begin_epoch
 from sync_orchestrator.core.version_guard import Action
 
@@ -163,7 +163,7 @@ def test_a_version_too_far_ahead_waits_for_its_time_and_alerts_while_others_go_o
     timed.run_drain()
     assert timed.mirror_by_key()["a"]["name"] == "from the future"
     with timed.engine.begin() as connection:
-        watch(connection, Alerts())
+        watch_backlog(connection, AlertSettings())
     assert open_alerts(timed) == []
 
 
@@ -195,7 +195,7 @@ def test_a_version_too_far_ahead_that_is_read_does_not_supersede_what_follows_un
     assert timed.mirror_by_key()["a"]["name"] == "fixed"
     timed.run_full_sync()
     with timed.engine.begin() as connection:
-        watch(connection, Alerts())
+        watch_backlog(connection, AlertSettings())
     assert open_alerts(timed) == []
     assert timed.count_events_by_state() == ({"done": 1} if way == "full sync" else {"done": 1, "superseded": 1})
 

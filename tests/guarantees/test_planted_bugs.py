@@ -21,12 +21,12 @@ from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.push import queries as push_queries
-from sync_orchestrator.core.push.attempt import push
-from sync_orchestrator.core.push.claims import claim
-from sync_orchestrator.core.push.settlement import settle
+from sync_orchestrator.core.push.attempt import push_record
+from sync_orchestrator.core.push.claims import claim_due_records
+from sync_orchestrator.core.push.settlement import settle_pushes
 from sync_orchestrator.core.values import identity
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
-from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.selectors import compile_selector
 
 
 def late_worker_overwrites(world: World) -> None:
@@ -45,16 +45,18 @@ def late_worker_overwrites(world: World) -> None:
 
     async def scene() -> None:
         await work_off(world.context, 10, set())
-        late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
+        late = in_transaction(
+            world.engine, lambda c: claim_due_records(c, ["item"], most=1, lease=20, in_flight_window=5)
+        )[0]
         world.erp.gate = sleep_once
-        sending = asyncio.create_task(push(world.entity, late))
+        sending = asyncio.create_task(push_record(world.entity, late))
         await asleep.wait()
         world.advance_clock(30)
         world.put_record("a", name="newest")
         await drain(world.context, linger=0, most_seconds=20)
         woken.set()
         ended = await sending
-        in_transaction(world.engine, lambda c: settle(c, "erp", system, world.context.entities, [ended]))
+        in_transaction(world.engine, lambda c: settle_pushes(c, "erp", system, world.context.entities, [ended]))
         for _ in range(3):
             world.advance_clock(30)
             await drain(world.context, linger=0, most_seconds=20)
@@ -73,11 +75,15 @@ def late_settle_changes_nothing(world: World) -> None:
 
     async def scene() -> None:
         await work_off(world.context, 10, set())
-        late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
-        ended = await push(world.entity, late)
+        late = in_transaction(
+            world.engine, lambda c: claim_due_records(c, ["item"], most=1, lease=20, in_flight_window=5)
+        )[0]
+        ended = await push_record(world.entity, late)
         world.advance_clock(30)
-        holder = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
-        in_transaction(world.engine, lambda c: settle(c, "erp", system, world.context.entities, [ended]))
+        holder = in_transaction(
+            world.engine, lambda c: claim_due_records(c, ["item"], most=1, lease=20, in_flight_window=5)
+        )[0]
+        in_transaction(world.engine, lambda c: settle_pushes(c, "erp", system, world.context.entities, [ended]))
         assert world.read_record_row("a").lease_token == holder.token
         assert world.read_record_row("a").out_of_sync
 
@@ -150,7 +156,9 @@ def test_an_older_change_that_comes_late_changes_nothing(world: World) -> None:
 
 
 def test_a_missing_version_guard_would_be_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(version_guard, "guard", lambda present, offered, **_: version_guard.Guard.NEWER)
+    monkeypatch.setattr(
+        version_guard, "compare_states", lambda present, offered, **_: version_guard.StateComparison.NEWER
+    )
     with pytest.raises(AssertionError):
         older_change_comes_late(world)
 
@@ -181,19 +189,23 @@ def believe_that_absent_is_deleted(patch: pytest.MonkeyPatch) -> None:
 
 
 def trust_an_id(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(identity, "_folded", lambda key: "")
+    patch.setattr(identity, "_fold_key", lambda key: "")
 
 
 def let_the_hash_decide_ties(patch: pytest.MonkeyPatch) -> None:
-    real = version_guard.guard
+    real = version_guard.compare_states
 
-    def by_hash(present: Stamp | None, offered: Stamp, **more: Any) -> version_guard.Guard:
+    def by_hash(present: Stamp | None, offered: Stamp, **more: Any) -> version_guard.StateComparison:
         verdict = real(present, offered, **more)
-        if present is None or present.version != offered.version or verdict is version_guard.Guard.SAME:
+        if present is None or present.version != offered.version or verdict is version_guard.StateComparison.SAME:
             return verdict
-        return version_guard.Guard.NEWER if offered.content_hash > present.content_hash else version_guard.Guard.OLDER
+        return (
+            version_guard.StateComparison.NEWER
+            if offered.content_hash > present.content_hash
+            else version_guard.StateComparison.OLDER
+        )
 
-    patch.setattr(version_guard, "guard", by_hash)
+    patch.setattr(version_guard, "compare_states", by_hash)
 
 
 def take_a_5xx_for_not_done(patch: pytest.MonkeyPatch) -> None:
@@ -201,7 +213,7 @@ def take_a_5xx_for_not_done(patch: pytest.MonkeyPatch) -> None:
 
 
 def take_the_truth_of_a_text(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(responses, "applies_to", lambda when, document, **_: bool(compiled(when).search(document)))
+    patch.setattr(responses, "applies_to", lambda when, document, **_: bool(compile_selector(when).search(document)))
 
 
 @pytest.mark.timeout(600)

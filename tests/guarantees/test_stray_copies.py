@@ -15,10 +15,10 @@ from world import World
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.ports import Found, Item
-from sync_orchestrator.core.push.attempt import push
-from sync_orchestrator.core.push.claims import Claim, claim
+from sync_orchestrator.core.push.attempt import push_record
+from sync_orchestrator.core.push.claims import PushClaim, claim_due_records
 from sync_orchestrator.core.push.result import Pushed
-from sync_orchestrator.core.push.settlement import Settled, settle
+from sync_orchestrator.core.push.settlement import Settled, settle_pushes
 from sync_orchestrator.errors import CallFailed, Failure
 
 
@@ -224,20 +224,22 @@ def test_where_nothing_can_be_searched_a_lost_create_at_another_place_is_held_fo
 # Late workers --------------------------------------------------------------------------------------------------------
 
 
-def leased(world: World) -> Claim:
-    return in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
+def leased(world: World) -> PushClaim:
+    return in_transaction(world.engine, lambda c: claim_due_records(c, ["item"], most=1, lease=20, in_flight_window=5))[
+        0
+    ]
 
 
 def settle_one(world: World, end: Pushed) -> Settled:
     system = world.config.third_parties["erp"]
-    return in_transaction(world.engine, lambda c: settle(c, "erp", system, world.context.entities, [end]))
+    return in_transaction(world.engine, lambda c: settle_pushes(c, "erp", system, world.context.entities, [end]))
 
 
-def pushed(world: World, claimed: Claim) -> Pushed:
-    return asyncio.run(push(world.entity, claimed))
+def pushed(world: World, claimed: PushClaim) -> Pushed:
+    return asyncio.run(push_record(world.entity, claimed))
 
 
-def late_and_holder(world: World) -> tuple[Claim, Claim]:
+def late_and_holder(world: World) -> tuple[PushClaim, PushClaim]:
     """A lease that ran out, and the one that followed it, which has found nothing there and may create."""
     world.put_record("a")
     archive(world)

@@ -130,7 +130,7 @@ class Site:
 
     def unsent(self) -> dict[str, Any]:
         with self.engine.begin() as connection:
-            return outcomes.unsent(connection)
+            return outcomes.count_unsent(connection)
 
     def workers(self) -> WorkerReport:
         with self.engine.begin() as connection:
@@ -181,7 +181,7 @@ def test_it_sends_and_polls_and_sigterm_ends_it_in_order(site: Site) -> None:
         "removed receivers",
         "watch",
     ]
-    eventually(lambda: "outcomes audit: 9 sent" in site.workers().text(), "what it did in its heartbeat")
+    eventually(lambda: "outcomes audit: 9 sent" in site.workers().to_text(), "what it did in its heartbeat")
     for key in KEYS:
         assert site.told_of(key) == [0, 1, 2]
     process.terminate()
@@ -303,7 +303,7 @@ def test_an_error_of_a_task_is_logged_with_growing_pauses_and_ends_nothing(caplo
         "alerts: unexpected ValueError; the next try is in 4 s",
         "alerts: works again",
     ]
-    assert task.state.report().did == "3 sent"
+    assert task.state.make_report().did == "3 sent"
     assert max(task.state.note_failure(SyncError("down")) for _ in range(50)) == MAX_PAUSE_SECONDS
 
 
@@ -312,7 +312,7 @@ def test_a_task_that_fails_is_quiet_until_it_succeeds(monkeypatch: pytest.Monkey
     task = Task("alerts", 5, lambda: "")
     monkeypatch.setattr("sync_orchestrator.worker.tasks.time.monotonic", lambda: now + 100)
     task.state.note_failure(SyncError("down\x00 with a NUL"))
-    report = task.state.report()
+    report = task.state.make_report()
     assert (round(report.quiet_seconds), "\x00" in str(report.error)) == (100, False)
     task.state.note_success("")
-    assert (task.state.report().quiet_seconds, task.state.report().error) == (0, None)
+    assert (task.state.make_report().quiet_seconds, task.state.make_report().error) == (0, None)

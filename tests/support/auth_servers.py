@@ -11,12 +11,12 @@ from http_server import Server
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.config import Get
-from sync_orchestrator.config import Http as HttpSettings
+from sync_orchestrator.adapters.http.client import HttpClient
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import ReadCallSettings
 from sync_orchestrator.core.systems.login_sessions import LoginStore, ProcessLogins, SharedLogins
 
-READ = Get(path="/things")
+READ = ReadCallSettings(path="/things")
 
 
 LOGIN_BODY = {"user": "syncuser", "password": "hunter-2-secret"}
@@ -89,13 +89,15 @@ def guard(server: Server) -> Guard:
     return Guard(server)
 
 
-def client(server: Server, login: dict[str, Any] | None, *, store: LoginStore | None = None, **settings: Any) -> Http:
-    return Http(
+def client(
+    server: Server, login: dict[str, Any] | None, *, store: LoginStore | None = None, **settings: Any
+) -> HttpClient:
+    return HttpClient(
         HttpSettings.model_validate({"base_url": server.url, "timeout": 5, "auth": login, **settings}), logins=store
     )
 
 
-async def called(http: Http, times: int = 1) -> list[Any]:
+async def called(http: HttpClient, times: int = 1) -> list[Any]:
     return [(await http.read(READ, {})).body for _ in range(times)]
 
 

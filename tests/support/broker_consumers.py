@@ -61,7 +61,7 @@ def received(engine: Engine) -> int:
 
 def open_rejected(engine: Engine) -> list[dict[str, Any]]:
     with engine.begin() as connection:
-        return rejected_messages.listed(connection, None, 100)
+        return rejected_messages.list_rejected_messages(connection, None, 100)
 
 
 def alerts_of(engine: Engine, kind: str) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 
 from sync_orchestrator.brokers import consume, kombu_queue, redis_queue  # noqa: F401  (loaded before the forks)
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.core.db.session import open_engine
 
 
 def consumer(url: str, config: Config, down: Path, complaints: int) -> None:
@@ -38,7 +38,7 @@ def consumer(url: str, config: Config, down: Path, complaints: int) -> None:
     handler.emit = lambda record: complain(complaints)  # type: ignore[method-assign]
     logging.getLogger("sync_orchestrator.consume").addHandler(handler)
     logging.getLogger("sync_orchestrator.consume").setLevel(logging.WARNING)
-    engine = connect(url)
+    engine = open_engine(url)
     event.listen(engine, "begin", fail)
     consume._FIRST_PAUSE, consume._WAIT, consume._PROBE_SECONDS = 0.05, 0.1, 0.0
     consume.Consumption(engine, config, "orders", threading.Event()).run()

@@ -12,10 +12,10 @@ from http_server import Server
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Target
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import TargetSettings
 from sync_orchestrator.core.ports import Item
 
 MAPPED = ("code", "name")
@@ -88,17 +88,19 @@ def store(server: Server) -> BulkStore:
 
 
 @pytest_asyncio.fixture
-async def http(server: Server) -> AsyncIterator[Http]:
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
+async def http(server: Server) -> AsyncIterator[HttpClient]:
+    client = HttpClient(HttpSettings(base_url=server.url, timeout=5))
     yield client
     await client.close()
 
 
-def third_party(http: Http, **changes: Any) -> RestThirdParty:
+def third_party(http: HttpClient, **changes: Any) -> RestThirdParty:
     """All three verbs are set up alike; ``changes`` are of the bulk."""
     bulk = {**BULK, **changes}
     return RestThirdParty(
-        http, Target.model_validate({**TARGET, "bulk_create": bulk, "bulk_update": bulk, "bulk_delete": bulk}), MAPPED
+        http,
+        TargetSettings.model_validate({**TARGET, "bulk_create": bulk, "bulk_update": bulk, "bulk_delete": bulk}),
+        MAPPED,
     )
 
 

@@ -21,7 +21,7 @@ from dagster._utils.interrupts import capture_interrupts
 
 from sync_orchestrator.composition import load_config
 from sync_orchestrator.core import runtime, shutdown
-from sync_orchestrator.definitions import build
+from sync_orchestrator.definitions import build_definitions
 
 GRACE_SECONDS = 50.0  # a loaded machine cuts nothing off that the test is about to let go
 
@@ -30,7 +30,7 @@ runtime.GRACE_SECONDS = shutdown.GRACE_SECONDS = GRACE_SECONDS  # type: ignore[a
 
 def execute(order: dict[str, Any], terminated: Any) -> None:
     """Executes a job, over groups or for checks alone."""
-    definition = build(load_config()).resolve_job_def(order["job"])
+    definition = build_definitions(load_config()).resolve_job_def(order["job"])
     if order["checks"]:
         definition = definition.get_subset(
             asset_selection=set(),

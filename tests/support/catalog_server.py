@@ -16,9 +16,9 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
-from sync_orchestrator.config import Http as HttpSettings
+from sync_orchestrator.config import HttpSettings as HttpSettings
 
 MAPPING = {"code": "key", "name": "shop.name", "count": "stock.count"}
 """No field of it holds the business group."""
@@ -165,6 +165,6 @@ class Catalog:
 def catalog_world(engine: Engine, server: Server, target: dict[str, Any], **entity: Any) -> HttpWorld:
     """A world whose items are kept in a catalog; no mapped field holds their business group."""
     config = two_part_config(entity={"third_party": target, "mapping": MAPPING, **entity})
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
+    client = HttpClient(HttpSettings(base_url=server.url, timeout=5))
     third_party = RestThirdParty(client, config.entities["item"].third_party, tuple(config.entities["item"].mapping))
     return HttpWorld(engine, config, erp=third_party)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator.config import Config
-from sync_orchestrator.conformance.report import Report
+from sync_orchestrator.conformance.report import ConformanceReport
 
 SAMPLE = {"code": "k1", "store": "A", "name": "a thing", "price": 9.5, "stock": 3, "active": True}
 
@@ -122,9 +122,9 @@ def document(server: Server, **target: Any) -> dict[str, Any]:
     }
 
 
-def failed(report: Report) -> set[str]:
+def failed(report: ConformanceReport) -> set[str]:
     return {ending.behaviour for ending in report.endings if ending.outcome == "failed"}
 
 
-def skipped(report: Report) -> set[str]:
+def skipped(report: ConformanceReport) -> set[str]:
     return {ending.behaviour for ending in report.endings if ending.outcome == "skipped"}

@@ -21,12 +21,12 @@ from fakes import FakeSource, two_part_config
 from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
-from sync_orchestrator.composition import assemble
+from sync_orchestrator.composition import build_context
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.db.session import open_engine, run
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_events
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.operations.repair import repair
 from sync_orchestrator.core.ports import Capabilities, Found, Item
@@ -105,7 +105,7 @@ class TableReceiver:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def deliver(self, told: Sequence[outcomes.Outcome]) -> outcomes.Delivery:
+    def deliver(self, told: Sequence[outcomes.OutcomeMessage]) -> outcomes.Delivery:
         with self._engine.begin() as connection:
             run(connection, TOLD)
             for each in told:
@@ -138,9 +138,9 @@ async def work(engine: Engine, linger: float) -> None:
         outcomes={"audit": {"url": "https://audit.test"}},
     )
     third_party = TableThirdParty(engine)
-    context = assemble(engine, config, {"item": {"shop": shop, "stock": stock}}, {"item": third_party})
+    context = build_context(engine, config, {"item": {"shop": shop, "stock": stock}}, {"item": third_party})
     entity = context.entities["item"]
-    record(engine, notifications(shop, stock))
+    record_events(engine, notifications(shop, stock))
     await drain(context, linger=linger, most_seconds=10)
     await full_sync(context, entity, "A", allow_deletions=5, patience=5)
     with engine.begin() as connection:  # as if k5 had changed at its source and nobody had told
@@ -177,7 +177,7 @@ def do_it_in_a_child(order: dict[str, Any]) -> int:
                 os.dup2(output.fileno(), 1)
                 os.dup2(output.fileno(), 2)
                 arm(order["crash_at"] or "")
-                asyncio.run(work(connect(order["database_url"]), 0.5 if order["crash_at"] else 1.5))
+                asyncio.run(work(open_engine(order["database_url"]), 0.5 if order["crash_at"] else 1.5))
                 os.write(1, b"ended\n")
                 status = 0
         except BaseException:

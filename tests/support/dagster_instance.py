@@ -18,11 +18,11 @@ from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.mirror_checks import CHECK
 from sync_orchestrator.assets.partitions import business_groups_of
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.core.db.session import open_engine
 from sync_orchestrator.database.embedded import pgurl_for_dagster
-from sync_orchestrator.definitions import build
+from sync_orchestrator.definitions import build_definitions
 from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE, make_tables, write_instance
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 from sync_orchestrator.sensors import changes
 
 ARCHIVE, MIRROR = archive_key("item"), mirror_key("item")
@@ -31,10 +31,10 @@ ARCHIVE, MIRROR = archive_key("item"), mirror_key("item")
 CHECK_KEY = dg.AssetCheckKey(MIRROR, CHECK)
 
 
-def system_of(context: Callable[[], Context]) -> System:
+def system_of(context: Callable[[], Context]) -> SystemResource:
     """A resource whose context is that of a test."""
 
-    class SystemOfTest(System):
+    class SystemOfTest(SystemResource):
         @property
         def context(self) -> Context:
             return context()
@@ -50,7 +50,7 @@ class Dagster:
         self.instance = instance
         self.context = world.context
         self.system = system_of(lambda: self.context)
-        self.defs = build(world.config, self.system)
+        self.defs = build_definitions(world.config, self.system)
 
     def tick(self, sensor: dg.SensorDefinition, cursor: str | None = None) -> Any:
         """One evaluation of a sensor, its partitions added as the daemon does."""
@@ -169,7 +169,7 @@ def storage(storage_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def instance(storage: dg.DagsterInstance, storage_url: str) -> Iterator[dg.DagsterInstance]:
     """The instance, emptied after the test."""
     yield storage
-    engine = connect(storage_url)
+    engine = open_engine(storage_url)
     with engine.begin() as connection:
         names = connection.execute(
             text(

@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.db.session import open_engine, run
 from sync_orchestrator.database.migrate import migrate
 
 _numbers = itertools.count(1)
@@ -81,12 +81,12 @@ class _Database:
 
     @classmethod
     def at(cls, url: str) -> _Database:
-        return cls(url, connect(url))
+        return cls(url, open_engine(url))
 
     @property
     def keeper(self) -> Connection:
         if self.opened is None:
-            self.opened = connect(self.url, pool=1).connect().execution_options(isolation_level="AUTOCOMMIT")
+            self.opened = open_engine(self.url, pool=1).connect().execution_options(isolation_level="AUTOCOMMIT")
         return self.opened
 
     def engine_for_test(self) -> Engine:
@@ -169,7 +169,7 @@ def server_url() -> Iterator[str]:
 
 def _forgo_durability(url: str) -> None:
     """The tests kill our processes, never the server: it need not wait for the disk."""
-    admin = connect(url)
+    admin = open_engine(url)
     with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
@@ -192,7 +192,7 @@ def drop(server_url: str, url: str) -> None:
 
 
 def _administer(server_url: str, statement: str) -> None:
-    admin = connect(server_url)
+    admin = open_engine(server_url)
     with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(statement))
     admin.dispose()
@@ -203,7 +203,7 @@ def template(server_url: str) -> Iterator[str]:
     """A migrated database to copy. It and its copies are dropped at the end: the server may be somebody's."""
     name = f"template_{os.getpid()}"
     url = create(server_url, name)
-    engine = connect(url)
+    engine = open_engine(url)
     migrate(engine)
     engine.dispose()
     yield name
@@ -245,7 +245,7 @@ def _shape_of(connection: Connection) -> tuple[Any, ...]:
 
 
 def _with(url: str, work: Callable[[Connection], T]) -> T:
-    engine = connect(url)
+    engine = open_engine(url)
     try:
         with engine.begin() as connection:
             return work(connection)
@@ -262,6 +262,6 @@ def engine(database_url: str) -> Engine:
 @pytest.fixture
 def fresh_engine(database_url: str) -> Iterator[Engine]:
     """An engine whose sessions are its own, and new: for tests of sessions themselves."""
-    engine = connect(database_url)
+    engine = open_engine(database_url)
     yield engine
     engine.dispose()

@@ -24,7 +24,7 @@ from sync_orchestrator.adapters.factory import build_sources, build_third_partie
 from sync_orchestrator.adapters.http import client as http_module
 from sync_orchestrator.adapters.http import read_retries
 from sync_orchestrator.adapters.http.transport import Received
-from sync_orchestrator.composition import assemble
+from sync_orchestrator.composition import build_context
 from sync_orchestrator.core.ports import PartRead
 
 Reply = tuple[int, Any]
@@ -275,7 +275,7 @@ class FieldWorld(World):
     erp: FieldThirdParty = field(default_factory=FieldThirdParty)
 
     def assemble_context(self) -> Any:
-        return assemble(self.engine, self.config, build_sources(self.config), build_third_parties(self.config, {}))
+        return build_context(self.engine, self.config, build_sources(self.config), build_third_parties(self.config, {}))
 
     def own_mirror_by_key(self) -> dict[str, dict[str, Any]]:
         """What the third party holds for us, by its id."""

@@ -6,23 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from sync_orchestrator.adapters.files.source import FileSource
-from sync_orchestrator.config import Part
-from sync_orchestrator.config.sources import FilesSystem
+from sync_orchestrator.config import PartSettings
+from sync_orchestrator.config.sources import FileSourceSettings
 from sync_orchestrator.core.ports import PartRead
 
 LONG = "x" * 200
 HEAD = "sku,store,v,name\n"
 
 
-def part(**changes: Any) -> Part:
+def part(**changes: Any) -> PartSettings:
     files = {"glob": "*", **changes.pop("files", {})}
-    return Part.model_validate(
+    return PartSettings.model_validate(
         {"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store", "files": files, **changes}
     )
 
 
 def source(folder: Path, **changes: Any) -> FileSource:
-    return FileSource(FilesSystem.model_validate({"kind": "files", "folder": str(folder)}), part(**changes))
+    return FileSource(FileSourceSettings.model_validate({"kind": "files", "folder": str(folder)}), part(**changes))
 
 
 def put(folder: Path, name: str, content: str | bytes) -> Path:

@@ -18,8 +18,8 @@ from fakes import FakeSource, two_part_config
 from sqlalchemy import Engine
 from stop_worker import StoppingThirdParty
 
-from sync_orchestrator.composition import assemble
-from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.composition import build_context
+from sync_orchestrator.core.db.session import open_engine
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ports import PartRead
@@ -59,7 +59,7 @@ async def work(engine: Engine, what: str, number: signal.Signals | None) -> None
     fill(shop, stock)
     writes = number if what != "read" else None
     third_party = StoppingThirdParty(engine, writes is not None, writes or signal.SIGSTOP)
-    context = assemble(
+    context = build_context(
         engine, two_part_config(**SETTINGS), {"item": {"shop": shop, "stock": stock}}, {"item": third_party}
     )
     if what == "full_sync":
@@ -72,5 +72,5 @@ async def work(engine: Engine, what: str, number: signal.Signals | None) -> None
 
 
 if __name__ == "__main__":
-    asyncio.run(work(connect(sys.argv[1]), sys.argv[2], signal.Signals[sys.argv[3]] if sys.argv[3:] else None))
+    asyncio.run(work(open_engine(sys.argv[1]), sys.argv[2], signal.Signals[sys.argv[3]] if sys.argv[3:] else None))
     print("ended")

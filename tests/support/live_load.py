@@ -20,7 +20,7 @@ from world import World
 
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_events
 from sync_orchestrator.core.ports import Found, Item, PartRead
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
 
@@ -217,7 +217,7 @@ class Experiment:
         due, most = clock(), round(CHANGES_PER_SECOND * TICK)
         while not self._ended:
             changes = [event for _ in range(most) for event in self._change()]
-            await asyncio.to_thread(record, self.world.engine, changes)
+            await asyncio.to_thread(record_events, self.world.engine, changes)
             self.figures.changes += most
             due = max(due + TICK, clock() - 1)
             await asyncio.sleep(max(0.0, due - clock()))

@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from world import World
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Target
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import TargetSettings
 from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport
@@ -176,8 +176,8 @@ def item(key: str = "k1", external_id: str | None = None, **payload: Any) -> Ite
 
 def adapter(server: Server, target: dict[str, Any], *mapped: str) -> RestThirdParty:
     """The third party at a server."""
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
-    return RestThirdParty(client, Target.model_validate(target), ("code", "name", *mapped))
+    client = HttpClient(HttpSettings(base_url=server.url, timeout=5))
+    return RestThirdParty(client, TargetSettings.model_validate(target), ("code", "name", *mapped))
 
 
 class HttpWorld(World):
@@ -202,6 +202,6 @@ class HttpWorld(World):
 def http_world(engine: Engine, server: Server, target: dict[str, Any]) -> HttpWorld:
     """A world whose item is kept at a server; its fields are code, name, store and count."""
     config = two_part_config(entity={"third_party": target})
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
+    client = HttpClient(HttpSettings(base_url=server.url, timeout=5))
     third_party = RestThirdParty(client, config.entities["item"].third_party, ("code", "store", "name", "count"))
     return HttpWorld(engine, config, erp=third_party)  # type: ignore[arg-type]

@@ -7,10 +7,10 @@ from typing import Any
 
 from world import World
 
-from sync_orchestrator.config import Alerts
+from sync_orchestrator.config import AlertSettings
 from sync_orchestrator.core.full_sync.plan import GroupPlan, plan_group
-from sync_orchestrator.core.operations.maintenance import watch
-from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources
+from sync_orchestrator.core.operations.maintenance import watch_backlog
+from sync_orchestrator.core.validation.source_check import SourceCheckResult, check_sources
 
 
 def fill_sources(world: World, count: int, group: str = "A", prefix: str = "k") -> None:
@@ -37,17 +37,17 @@ def sync_and_wait_a_second(world: World, count: int = 5) -> World:
     return world
 
 
-def watch_ledger(world: World) -> list[tuple[str, int]]:
+def watch_for_alerts(world: World) -> list[tuple[str, int]]:
     """The minute's round, and the alerts that are open after it."""
     with world.engine.begin() as connection:
-        watch(connection, Alerts())
+        watch_backlog(connection, AlertSettings())
     return [
         (row.kind, row.n)
         for row in world.query("SELECT kind, n FROM sync.alerts WHERE resolved_at IS NULL ORDER BY cause")
     ]
 
 
-def check_group_sources(world: World, group: str = "A") -> SourceCheck:
+def check_group_sources(world: World, group: str = "A") -> SourceCheckResult:
     return asyncio.run(check_sources(world.context, world.entity, group))
 
 

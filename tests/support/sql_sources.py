@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine
 
-from sync_orchestrator.adapters.sql.database import Database
+from sync_orchestrator.adapters.sql.database import SourceDatabase
 from sync_orchestrator.adapters.sql.source import SqlSource
-from sync_orchestrator.config import Part
-from sync_orchestrator.config.sources import SqlSystem
+from sync_orchestrator.config import PartSettings
+from sync_orchestrator.config.sources import SqlSourceSettings
 from sync_orchestrator.core.ports import PartRead
 
 Run = Callable[[str], None]
@@ -49,13 +49,13 @@ def run(url: str) -> Iterator[Run]:
     engine.dispose()
 
 
-def database(url: str, **settings: Any) -> Database:
-    return Database("shop", SqlSystem.model_validate({"kind": "sql", "url": url, **settings}))
+def database(url: str, **settings: Any) -> SourceDatabase:
+    return SourceDatabase("shop", SqlSourceSettings.model_validate({"kind": "sql", "url": url, **settings}))
 
 
-def part(**changes: Any) -> Part:
+def part(**changes: Any) -> PartSettings:
     sql = {"table": "items", **changes.pop("sql", {})}
-    return Part.model_validate(
+    return PartSettings.model_validate(
         {"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store", "sql": sql, **changes}
     )
 

@@ -16,8 +16,8 @@ from crash_worker import TableThirdParty
 from fakes import FakeSource, two_part_config
 from sqlalchemy import Engine
 
-from sync_orchestrator.composition import assemble
-from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.composition import build_context
+from sync_orchestrator.core.db.session import open_engine
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.ports import Item
 
@@ -54,7 +54,7 @@ class StoppingThirdParty(TableThirdParty):
 
 async def work(engine: Engine, stops: bool) -> None:
     """Pushes what is due; the drain of one group does nothing beside that, so it stops with no transaction open."""
-    context = assemble(
+    context = build_context(
         engine,
         two_part_config(**SETTINGS),
         {"item": {"shop": FakeSource(), "stock": FakeSource()}},
@@ -64,5 +64,5 @@ async def work(engine: Engine, stops: bool) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(work(connect(sys.argv[1]), AT_SEND in sys.argv[2:]))
+    asyncio.run(work(open_engine(sys.argv[1]), AT_SEND in sys.argv[2:]))
     print("ended")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config.calls import Get, Write
+from sync_orchestrator.adapters.http.client import HttpClient
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config.calls import ReadCallSettings, WriteCallSettings
 
 VALUES: dict[str, Any] = {
     "key": "a/b c",
@@ -80,7 +80,7 @@ class Seen:
     """Calls to a real server, and what arrived there of the last."""
 
     server: Server
-    http: Http
+    http: HttpClient
     runner: asyncio.Runner
     raw_path: str = ""
     raw_query: bytes = b""
@@ -92,9 +92,12 @@ class Seen:
     def __call__(self, values: dict[str, Any], **call: Any) -> Seen:
         """Makes one call with these values; the payload goes where the call has no body."""
         self.server.handler = self._handle
-        kind = Get if call.get("method") == "GET" else Write
+        kind = ReadCallSettings if call.get("method") == "GET" else WriteCallSettings
         sent = self.http.send(
-            kind.model_validate({"path": "/x", **call}), values, write=kind is Write, body=values.get("payload")
+            kind.model_validate({"path": "/x", **call}),
+            values,
+            write=kind is WriteCallSettings,
+            body=values.get("payload"),
         )
         self.runner.run(sent)
         return self
@@ -110,6 +113,6 @@ class Seen:
 @pytest.fixture(scope="module")
 def call(one_server: Server) -> Iterator[Seen]:
     with asyncio.Runner() as runner:
-        http = Http(HttpSettings(base_url=one_server.url, timeout=5))
+        http = HttpClient(HttpSettings(base_url=one_server.url, timeout=5))
         yield Seen(one_server, http, runner)
         runner.run(http.close())

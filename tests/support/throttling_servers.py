@@ -13,12 +13,12 @@ from http_server import Server
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.config import Config, Get
-from sync_orchestrator.config import Http as HttpSettings
+from sync_orchestrator.adapters.http.client import HttpClient
+from sync_orchestrator.config import Config, ReadCallSettings
+from sync_orchestrator.config import HttpSettings as HttpSettings
 from sync_orchestrator.core.systems.rate_limit import HoldOff
 
-READ = Get(path="/things")
+READ = ReadCallSettings(path="/things")
 
 
 def answering(server: Server, *answers: Response) -> None:
@@ -68,8 +68,10 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> Slept:
     return Slept(monkeypatch)
 
 
-def client(server: Server, hold_off: HoldOff | None = None, **settings: Any) -> Http:
-    return Http(HttpSettings.model_validate({"base_url": server.url, "timeout": 10, **settings}), hold_off=hold_off)
+def client(server: Server, hold_off: HoldOff | None = None, **settings: Any) -> HttpClient:
+    return HttpClient(
+        HttpSettings.model_validate({"base_url": server.url, "timeout": 10, **settings}), hold_off=hold_off
+    )
 
 
 CONFIG = Config.model_validate(

@@ -82,7 +82,7 @@ class UiProcess:
         self.tree = Tree(folder / "logs", environment)
         self.log = folder / "logs" / "webserver.log"
         try:
-            self.program = self.tree.start("webserver", command, f"{self.url}/server_info")
+            self.program = self.tree.start_program("webserver", command, f"{self.url}/server_info")
             wait_ready(self.tree, lambda line: None, PATIENCE)
         except BaseException:
             self.stop()

@@ -15,7 +15,7 @@ from databases import database_url, engine, fresh_engine, server_url, template, 
 from fakes import FakeSource, FakeThirdParty
 from sqlalchemy import Engine, event
 
-from sync_orchestrator.composition import assemble
+from sync_orchestrator.composition import build_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
@@ -24,7 +24,7 @@ from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.ledger.conservation import Conservation, count_conservation
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_events
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
 from sync_orchestrator.core.version_guard import Action
 
@@ -58,7 +58,7 @@ class World:
 
     def assemble_context(self) -> Context:
         """Its systems, put together."""
-        return assemble(
+        return build_context(
             self.engine, self.config, {"item": {"shop": self.shop, "stock": self.stock}}, {"item": self.erp}
         )
 
@@ -119,7 +119,7 @@ class World:
         group: str | None = None,
     ) -> None:
         """Records one change event."""
-        record(
+        record_events(
             self.engine,
             [ChangeEvent(source, event_id or f"e{next(self._ids)}", "item", key, action, version, data, group)],
         )

@@ -30,7 +30,7 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.ledger.conservation import count_conservation
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_events
 from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
 from sync_orchestrator.errors import GroupBusy
@@ -175,7 +175,7 @@ class Company:
 
     def _tell(self, key: str, action: str, when: str) -> None:
         version = int(datetime.fromisoformat(when).timestamp()) * 1_000_000
-        record(self.engine, [ChangeEvent("backoffice", f"{key} {when}", "product", key, action, version)])  # type: ignore[arg-type]
+        record_events(self.engine, [ChangeEvent("backoffice", f"{key} {when}", "product", key, action, version)])  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", params=list(SERVERS))

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from sync_orchestrator import composition
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.cli import app as command
 from sync_orchestrator.conformance import assert_conforms
 from sync_orchestrator.errors import CallFailed, Failure
@@ -213,10 +213,10 @@ def with_writes(
     monkeypatch: pytest.MonkeyPatch, server: ThirdPartyServer, way: Callable[[Awaitable[Any]], Awaitable[Any]]
 ) -> None:
     """Has calls that write records go that way."""
-    exchange = Http.exchange
+    exchange = HttpClient.exchange
 
-    async def other(self: Http, prepared: Any, *args: Any, **options: Any) -> Any:
+    async def other(self: HttpClient, prepared: Any, *args: Any, **options: Any) -> Any:
         call = exchange(self, prepared, *args, **options)
         return await (way(call) if server.is_write(prepared) else call)
 
-    monkeypatch.setattr(Http, "exchange", other)
+    monkeypatch.setattr(HttpClient, "exchange", other)

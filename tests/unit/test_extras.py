@@ -17,15 +17,15 @@ from sync_orchestrator.brokers.queues import open_queue
 from sync_orchestrator.brokers.receivers import KombuReceiver, RedisReceiver
 from sync_orchestrator.cli import drift_export
 from sync_orchestrator.cli.starter.samples import read_sample
-from sync_orchestrator.config import Consumer, OutcomeReceiver
-from sync_orchestrator.core.notifications.alert_receivers import receivers
-from sync_orchestrator.core.notifications.outcomes import Outcome
+from sync_orchestrator.config import ConsumerSettings, OutcomeReceiverSettings
+from sync_orchestrator.core.notifications.alert_receivers import list_receivers
+from sync_orchestrator.core.notifications.outcomes import OutcomeMessage
 from sync_orchestrator.core.validation.drift_log import OverTime
 from sync_orchestrator.errors import ConfigError, MissingExtra
 
 PROJECT = Path(__file__).parents[2]
 AMQP, REDIS = "amqp://127.0.0.1:1", "redis://127.0.0.1:1"
-OUTCOME = Outcome(1, "e1", "mirrored", "item", "k1", {}, datetime(2026, 1, 1, tzinfo=UTC))
+OUTCOME = OutcomeMessage(1, "e1", "mirrored", "item", "k1", {}, datetime(2026, 1, 1, tzinfo=UTC))
 
 Remove = Callable[[str], str]
 
@@ -69,7 +69,7 @@ def test_other_failures_of_an_import_are_not_hidden() -> None:
 @pytest.mark.parametrize(("extra", "url"), [("rabbitmq", AMQP), ("redis", REDIS)])
 def test_a_consumer_without_its_broker(extra: str, url: str, remove: Remove) -> None:
     sentence = remove(extra)
-    with pytest.raises(MissingExtra) as raised, open_queue(Consumer(url=url, queue="q"), "name"):
+    with pytest.raises(MissingExtra) as raised, open_queue(ConsumerSettings(url=url, queue="q"), "name"):
         pass
     assert str(raised.value).endswith(sentence)
 
@@ -81,7 +81,7 @@ def test_a_receiver_of_outcomes_without_its_broker(
     extra: str, url: str, receiver: type[KombuReceiver | RedisReceiver], remove: Remove
 ) -> None:
     sentence = remove(extra)
-    delivery = receiver(OutcomeReceiver(url=url, queue="q")).deliver([OUTCOME])
+    delivery = receiver(OutcomeReceiverSettings(url=url, queue="q")).deliver([OUTCOME])
     assert (delivery.taken, delivery.refused) == ([], {})
     assert delivery.down is not None
     assert delivery.down.endswith(sentence)
@@ -89,15 +89,15 @@ def test_a_receiver_of_outcomes_without_its_broker(
 
 def test_an_alert_to_a_url_without_apprise(remove: Remove) -> None:
     sentence = remove("alerts")
-    [receiver] = receivers(["json://localhost/secret"])
-    assert receiver.deliver("title", "body") == f"alerts.urls[0]: An alert to a URL {sentence}"
+    [receiver] = list_receivers(["json://localhost/secret"])
+    assert receiver.deliver_message("title", "body") == f"alerts.urls[0]: An alert to a URL {sentence}"
 
 
 def test_a_parquet_file_without_pyarrow(remove: Remove, tmp_path: Path) -> None:
     """Files of a source system are in ``test_file_source.py``."""
     sentence = remove("parquet")
     with pytest.raises(MissingExtra) as raised:
-        drift_export.write(tmp_path / "drift.parquet", [])
+        drift_export.write_drift(tmp_path / "drift.parquet", [])
     assert str(raised.value).endswith(sentence)
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
     with pytest.raises(ConfigError) as refused:
@@ -109,7 +109,7 @@ def test_a_parquet_file_without_pyarrow(remove: Remove, tmp_path: Path) -> None:
 def test_a_plot_without_matplotlib(remove: Remove, tmp_path: Path) -> None:
     sentence = remove("plots")
     with pytest.raises(MissingExtra) as raised:
-        drift_export.plot(tmp_path / "drift.svg", OverTime(timedelta(days=1), []))
+        drift_export.plot_drift(tmp_path / "drift.svg", OverTime(timedelta(days=1), []))
     assert str(raised.value).endswith(sentence)
     assert not (tmp_path / "drift.svg").exists()
 

@@ -15,10 +15,10 @@ from pydantic import BaseModel
 
 from sync_orchestrator.adapters.concurrency import side_by_side
 from sync_orchestrator.adapters.custom.http_client import Client
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.prepared_calls import Outgoing
 from sync_orchestrator.adapters.row_reader import Rows
-from sync_orchestrator.config import Part
+from sync_orchestrator.config import PartSettings
 from sync_orchestrator.core.ports import Capabilities, Found, Item, Json, PartRead, Ungrouped
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 
@@ -94,10 +94,10 @@ class Given:
     system: str
     entity: str
     settings: Any
-    http: Http | None = None
+    http: HttpClient | None = None
     key_field: str = ""
     fields: tuple[str, ...] = ()
-    part: Part | None = None
+    part: PartSettings | None = None
 
 
 class Adapter:
@@ -198,7 +198,7 @@ class SourceAdapter(Adapter, Source):
     ``can_read`` and ``can_poll`` follow from the methods that it has, unless it says them itself.
     """
 
-    def __init_subclass__(cls, **more: Any) -> None:
+    def __init_subclass__(cls, **more: object) -> None:
         super().__init_subclass__(**more)
         has = {name for name in ("read", "read_many", "changes") if getattr(cls, name) is not getattr(Source, name)}
         has -= {"read_many"} if cls.read_many is SourceAdapter.read_many else set()

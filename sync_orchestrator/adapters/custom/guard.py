@@ -17,19 +17,19 @@ from typing import Any, TypeVar
 
 from sync_orchestrator.adapters.custom.base import Adapter, SourceAdapter, ThirdPartyAdapter
 from sync_orchestrator.adapters.custom.http_client import Writing, writing
-from sync_orchestrator.adapters.custom.loading import where
+from sync_orchestrator.adapters.custom.loading import locate_error
 from sync_orchestrator.adapters.http.call_room import Room
-from sync_orchestrator.adapters.http.responses import shown
-from sync_orchestrator.adapters.row_reader import asked_for
+from sync_orchestrator.adapters.http.responses import sanitize_text
+from sync_orchestrator.adapters.row_reader import select_requested_rows
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead, Ungrouped
 from sync_orchestrator.core.systems.claim_holders import is_over
 from sync_orchestrator.core.systems.rate_limit import HoldOff
-from sync_orchestrator.core.values.mapping import canonical
-from sync_orchestrator.core.values.names import composed, spellings
+from sync_orchestrator.core.values.mapping import to_canonical_json
+from sync_orchestrator.core.values.names import list_spellings, to_nfc
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 T = TypeVar("T")
-Problem = Callable[[Any], str | None]
+Problem = Callable[[object], str | None]
 """Says what is wrong with what a method gave; None where nothing is."""
 
 _END = object()
@@ -37,7 +37,7 @@ _OF_ALL_RECORDS = ("lookup", "pages", "keys", "count", "groups", "changes", "rea
 """Methods that ask for no single record: what they do not find is the collection itself."""
 
 
-class Guard:
+class AdapterGuard:
     """Carries out the calls of one adapter.
 
     ``timeout``: of one call of its system; a method, or a page, may take twice that. ``room``: where its calls are not
@@ -54,21 +54,21 @@ class Guard:
         self._hold_off = hold_off
         self._secrets = tuple(secrets)
 
-    async def call(self, method: str, begin: Callable[[], Awaitable[T]], problem: Problem) -> T:
+    async def call_to_read(self, method: str, begin: Callable[[], Awaitable[T]], problem: Problem) -> T:
         """A call that reads. Raises CallFailed."""
-        async with self._called(time.monotonic() + self._timeout, write=False):
+        async with self._begin_call(time.monotonic() + self._timeout, write=False):
             came = await self._carried_out(method, begin, 2 * self._timeout)
         if came is not _END and (wrong := problem(came)) is not None:
-            raise self._failure(method, wrong)
+            raise self._build_failure(method, wrong)
         return came
 
-    async def write(self, method: str, item: Item, call: Callable[[Item], Awaitable[T]], problem: Problem) -> T:
+    async def call_to_write(self, method: str, item: Item, call: Callable[[Item], Awaitable[T]], problem: Problem) -> T:
         """Makes a call that writes: it begins before the item's deadline or not at all.
 
         It ends within a call's timeout of the deadline. Raises CallFailed.
         """
         latest = time.monotonic() + self._timeout
-        async with self._called(latest if item.deadline is None else min(latest, item.deadline), write=True):
+        async with self._begin_call(latest if item.deadline is None else min(latest, item.deadline), write=True):
             left = self._timeout if item.deadline is None else item.deadline - time.monotonic()
             if is_over(item.deadline):
                 raise CallFailed(Failure.THROTTLED, TOO_OLD)
@@ -78,14 +78,14 @@ class Guard:
             finally:
                 writing.reset(before)
         if (wrong := problem(came)) is not None:
-            raise self._failure(method, wrong, unknown=True)
+            raise self._build_failure(method, wrong, unknown=True)
         return came
 
-    async def each(self, method: str, begin: Callable[[], Any], problem: Problem) -> AsyncIterator[Any]:
+    async def iterate_pages(self, method: str, begin: Callable[[], Any], problem: Problem) -> AsyncIterator[Any]:
         """Page by page; a listing that gives the same page twice running would never end. Raises CallFailed."""
         pages: Any = None
 
-        async def following() -> Any:
+        async def fetch_next_page() -> object:
             nonlocal pages
             if pages is None:
                 pages = begin()
@@ -97,9 +97,9 @@ class Guard:
 
         before = None
         try:
-            while (page := await self.call(method, following, problem)) is not _END:
+            while (page := await self.call_to_read(method, fetch_next_page, problem)) is not _END:
                 if page and page == before:
-                    raise self._failure(method, "gives the same page again and again")
+                    raise self._build_failure(method, "gives the same page again and again")
                 yield page
                 before = page
         finally:
@@ -108,8 +108,8 @@ class Guard:
                     async with asyncio.timeout(self._timeout):
                         await pages.aclose()
 
-    def _called(self, latest: float, *, write: bool) -> AbstractAsyncContextManager[Any]:
-        return nullcontext() if self._room is None else self._room.call(latest, write=write)
+    def _begin_call(self, latest: float, *, write: bool) -> AbstractAsyncContextManager[object]:
+        return nullcontext() if self._room is None else self._room.begin_call(latest, write=write)
 
     async def _carried_out(self, method: str, begin: Callable[[], Awaitable[T]], most: float) -> T:
         writes = writing.get() is not None
@@ -119,46 +119,48 @@ class Guard:
                 return await begin()
         except CallFailed as failure:
             if not isinstance(failure.kind, Failure):
-                raise self._failure(
+                raise self._build_failure(
                     method, f"raised CallFailed of kind {failure.kind!r}, which is no Failure", unknown=writes
                 ) from None
             if failure.retry_after:
-                await self._hold_off.ask(failure.retry_after, self._shown(failure.detail))
+                await self._hold_off.hold_off_calls(failure.retry_after, self._sanitize_text(failure.detail))
             if failure.status == 429:
-                await self._hold_off.refused()
-            failure.detail = self._shown(failure.detail)
+                await self._hold_off.note_refused()
+            failure.detail = self._sanitize_text(failure.detail)
             failure.args = (failure.detail,)
-            _judge(method, failure, writes=writes)
+            _correct_failure(method, failure, writes=writes)
             raise
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise self._failure(method, "was cancelled from within", unknown=writes) from None
+            raise self._build_failure(method, "was cancelled from within", unknown=writes) from None
         except (Exception, SystemExit) as error:
             if timer.expired() and isinstance(error, TimeoutError):
-                raise self._failure(
+                raise self._build_failure(
                     method, f"has not ended within {most:.3g} s", unknown=writes, about_system=True
                 ) from None
-            raise self._failure(
+            raise self._build_failure(
                 method,
-                f"raised {type(error).__name__}: {error}{where(error, self._file())}",
+                f"raised {type(error).__name__}: {error}{locate_error(error, self._find_class_file())}",
                 unknown=writes,
                 about_system=isinstance(error, OSError),
             ) from None
 
-    def _failure(self, method: str, what: str, *, unknown: bool = False, about_system: bool = False) -> CallFailed:
+    def _build_failure(
+        self, method: str, what: str, *, unknown: bool = False, about_system: bool = False
+    ) -> CallFailed:
         return CallFailed(
             Failure.TRANSIENT,
-            self._shown(f"{self._class.__name__}.{method} {what}"),
+            self._sanitize_text(f"{self._class.__name__}.{method} {what}"),
             unknown=unknown,
             about_system=about_system,
         )
 
-    def _shown(self, text: Any) -> str:
-        return shown(str(text), self._secrets)
+    def _sanitize_text(self, text: object) -> str:
+        return sanitize_text(str(text), self._secrets)
 
-    def _file(self) -> str | None:
+    def _find_class_file(self) -> str | None:
         try:
             return inspect.getfile(self._class)
         except (TypeError, OSError):
@@ -168,50 +170,50 @@ class Guard:
 class GuardedThirdParty:
     """Implements ``core.ports.ThirdParty`` by a class of your own."""
 
-    def __init__(self, adapter: ThirdPartyAdapter, guard: Guard, close: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, adapter: ThirdPartyAdapter, guard: AdapterGuard, close: Callable[[], Awaitable[None]]) -> None:
         self.capabilities = adapter.capabilities
         self._adapter = adapter
         self._guard = guard
         self._close = close
 
     async def create(self, item: Item) -> str:
-        return await self._guard.write("create", item, self._adapter.create, _no_id)
+        return await self._guard.call_to_write("create", item, self._adapter.create, _no_id)
 
     async def update(self, item: Item) -> str | None:
-        return await self._guard.write("update", item, self._adapter.update, _or_none(_no_id))
+        return await self._guard.call_to_write("update", item, self._adapter.update, _or_none(_no_id))
 
     async def delete(self, item: Item) -> None:
-        await self._guard.write("delete", item, self._adapter.delete, _something)
+        await self._guard.call_to_write("delete", item, self._adapter.delete, _not_none)
 
     async def read(self, item: Item) -> Found | None:
-        there = await self._guard.call("read", lambda: self._adapter.read(item), _or_none(_no_found))
-        return None if there is None else _found(there)
+        there = await self._guard.call_to_read("read", lambda: self._adapter.read(item), _or_none(_no_found))
+        return None if there is None else _normalize_found_names(there)
 
     async def lookup(self, key: str, group: str | None) -> list[Found]:
-        found = await self._guard.call("lookup", lambda: self._adapter.lookup(key, group), _list_of(_no_found))
-        return [_found(there) for there in found]
+        found = await self._guard.call_to_read("lookup", lambda: self._adapter.lookup(key, group), _list_of(_no_found))
+        return [_normalize_found_names(there) for there in found]
 
     async def pages(self, group: str) -> AsyncIterator[list[Found]]:
-        async for page in self._guard.each("pages", lambda: self._adapter.pages(group), _list_of(_no_found)):
-            yield [_found(there) for there in page]
+        async for page in self._guard.iterate_pages("pages", lambda: self._adapter.pages(group), _list_of(_no_found)):
+            yield [_normalize_found_names(there) for there in page]
 
     async def count(self, group: str) -> int | None:
-        return await self._guard.call("count", lambda: self._adapter.count(group), _or_none(_no_count))
+        return await self._guard.call_to_read("count", lambda: self._adapter.count(group), _or_none(_no_count))
 
     async def account(self) -> str | None:
         if not callable(self._adapter.account):  # a class may have used the name for a value of its own
             return None
-        return await self._guard.call("account", self._adapter.account, _or_none(_no_id))
+        return await self._guard.call_to_read("account", self._adapter.account, _or_none(_no_id))
 
     async def close(self) -> None:
-        await _closed(self._adapter)
+        await _close_adapter(self._adapter)
         await self._close()
 
 
 class GuardedSource:
     """Implements ``core.ports.SourceSystem`` by a class of your own."""
 
-    def __init__(self, adapter: SourceAdapter, guard: Guard, close: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, adapter: SourceAdapter, guard: AdapterGuard, close: Callable[[], Awaitable[None]]) -> None:
         self.keyset_listing = adapter.keyset_listing
         self.can_read = adapter.can_read
         self.can_poll = adapter.can_poll
@@ -221,62 +223,64 @@ class GuardedSource:
         self._close = close
 
     async def read(self, key: str) -> PartRead | None:
-        for spelling in spellings(key):
-            row = await self._guard.call("read", partial(self._adapter.read, spelling), _or_none(_no_part))
+        for spelling in list_spellings(key):
+            row = await self._guard.call_to_read("read", partial(self._adapter.read, spelling), _or_none(_no_part))
             if row is not None:
                 break
         else:
             return None
-        found = next(iter(asked_for([key], [_named(row)])), None)
+        found = next(iter(select_requested_rows([key], [_normalize_part_names(row)])), None)
         if found is None:
             raise CallFailed(Failure.TRANSIENT, f"asked for record {key}, {row.key} came")
         return found
 
     async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
-        async for page in self._guard.each("keys", lambda: self._adapter.keys(group), _list_of(_no_part)):
-            yield [_named(row) for row in page]
+        async for page in self._guard.iterate_pages("keys", lambda: self._adapter.keys(group), _list_of(_no_part)):
+            yield [_normalize_part_names(row) for row in page]
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
-        spelt = [spelling for key in keys for spelling in spellings(key)]
-        rows = await self._guard.call("read_many", lambda: self._adapter.read_many(spelt), _list_of(_no_part))
-        return asked_for(keys, [_named(row) for row in rows])
+        spelt = [spelling for key in keys for spelling in list_spellings(key)]
+        rows = await self._guard.call_to_read("read_many", lambda: self._adapter.read_many(spelt), _list_of(_no_part))
+        return select_requested_rows(keys, [_normalize_part_names(row) for row in rows])
 
     async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
-        async for page in self._guard.each("pages", lambda: self._adapter.pages(group, after), _no_page):
-            yield [_named(row) for row in page[0]], page[1]
+        async for page in self._guard.iterate_pages("pages", lambda: self._adapter.pages(group, after), _no_page):
+            yield [_normalize_part_names(row) for row in page[0]], page[1]
 
     async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
-        async for page in self._guard.each("changes", lambda: self._adapter.changes(since), _list_of(_no_part)):
-            yield [_named(row) for row in page]
+        async for page in self._guard.iterate_pages(
+            "changes", lambda: self._adapter.changes(since), _list_of(_no_part)
+        ):
+            yield [_normalize_part_names(row) for row in page]
 
     async def count(self, group: str) -> int | None:
-        return await self._guard.call("count", lambda: self._adapter.count(group), _or_none(_no_count))
+        return await self._guard.call_to_read("count", lambda: self._adapter.count(group), _or_none(_no_count))
 
     async def groups(self) -> list[str] | None:
-        found = await self._guard.call("groups", self._adapter.groups, _or_none(_list_of(_no_id)))
-        return None if found is None else [composed(group) for group in found]
+        found = await self._guard.call_to_read("groups", self._adapter.groups, _or_none(_list_of(_no_id)))
+        return None if found is None else [to_nfc(group) for group in found]
 
     async def ungrouped(self) -> Ungrouped | None:
-        return await self._guard.call("ungrouped", self._adapter.ungrouped, _or_none(_no_ungrouped))
+        return await self._guard.call_to_read("ungrouped", self._adapter.ungrouped, _or_none(_no_ungrouped))
 
     async def close(self) -> None:
-        await _closed(self._adapter)
+        await _close_adapter(self._adapter)
         await self._close()
 
 
-def _named(row: PartRead) -> PartRead:
+def _normalize_part_names(row: PartRead) -> PartRead:
     """The row with its key and group in the one form of names."""
-    group = None if row.group is None else composed(row.group)
-    same = row.key == (key := composed(row.key)) and row.group == group
+    group = None if row.group is None else to_nfc(row.group)
+    same = row.key == (key := to_nfc(row.key)) and row.group == group
     return row if same else replace(row, key=key, group=group)
 
 
-def _found(there: Found) -> Found:
-    key, group = (None if name is None else composed(name) for name in (there.key, there.group))
+def _normalize_found_names(there: Found) -> Found:
+    key, group = (None if name is None else to_nfc(name) for name in (there.key, there.group))
     return there if (key, group) == (there.key, there.group) else replace(there, key=key, group=group)
 
 
-def _judge(method: str, failure: CallFailed, *, writes: bool) -> None:
+def _correct_failure(method: str, failure: CallFailed, *, writes: bool) -> None:
     """Corrects what a class says of a failure: a 5xx may have been done, and a 404 of all records is no absence."""
     status = failure.status
     if writes and failure.kind is Failure.TRANSIENT and status is not None and (status == 408 or status >= 500):
@@ -287,7 +291,7 @@ def _judge(method: str, failure: CallFailed, *, writes: bool) -> None:
         failure.about_system = True
 
 
-async def _closed(adapter: Adapter) -> None:
+async def _close_adapter(adapter: Adapter) -> None:
     """Its connections are ended as well as they can be: nobody waits for a class that cannot."""
     with suppress(Exception):
         async with asyncio.timeout(5):
@@ -299,73 +303,73 @@ def _or_none(problem: Problem) -> Problem:
 
 
 def _list_of(problem: Problem) -> Problem:
-    def wrong(came: Any) -> str | None:
+    def check_list(came: object) -> str | None:
         if not isinstance(came, list):
-            return f"gave {_called(came)}, not a list"
+            return f"gave {_describe_value(came)}, not a list"
         return next((found for each in came if (found := problem(each)) is not None), None)
 
-    return wrong
+    return check_list
 
 
-def _something(came: Any) -> str | None:
-    return None if came is None else f"returned {_called(came)}, not None; what fails is told by CallFailed"
+def _not_none(came: object) -> str | None:
+    return None if came is None else f"returned {_describe_value(came)}, not None; what fails is told by CallFailed"
 
 
-def _no_id(came: Any) -> str | None:
-    return None if isinstance(came, str) and came else f"gave {_called(came)}, not a text that names something"
+def _no_id(came: object) -> str | None:
+    return None if isinstance(came, str) and came else f"gave {_describe_value(came)}, not a text that names something"
 
 
-def _no_count(came: Any) -> str | None:
-    return None if type(came) is int and came >= 0 else f"returned {_called(came)}, not a whole number"
+def _no_count(came: object) -> str | None:
+    return None if type(came) is int and came >= 0 else f"returned {_describe_value(came)}, not a whole number"
 
 
-def _no_ungrouped(came: Any) -> str | None:
-    return None if isinstance(came, Ungrouped) else f"returned {_called(came)}, not an Ungrouped"
+def _no_ungrouped(came: object) -> str | None:
+    return None if isinstance(came, Ungrouped) else f"returned {_describe_value(came)}, not an Ungrouped"
 
 
-def _no_found(came: Any) -> str | None:
+def _no_found(came: object) -> str | None:
     if not isinstance(came, Found):
-        return f"gave {_called(came)}, not a Found"
+        return f"gave {_describe_value(came)}, not a Found"
     if wrong := _no_id(came.external_id):
         return f"{wrong}, as external_id"
     return _no_text("key", came.key) or _no_text("group", came.group) or _no_json("fields", came.fields)
 
 
-def _no_part(came: Any) -> str | None:
+def _no_part(came: object) -> str | None:
     if not isinstance(came, PartRead):
-        return f"gave {_called(came)}, not a PartRead"
+        return f"gave {_describe_value(came)}, not a PartRead"
     if came.problem is not None:
         return _no_text("problem", came.problem) or _no_text("key", came.key)
     if wrong := _no_id(came.key):
         return f"{wrong}, as key"
     if type(came.version) is not int:
-        return f"gave {_called(came.version)} as version, not a whole number"
+        return f"gave {_describe_value(came.version)} as version, not a whole number"
     if type(came.deleted) is not bool:
-        return f"gave {_called(came.deleted)} as deleted, not True or False"
+        return f"gave {_describe_value(came.deleted)} as deleted, not True or False"
     return _no_text("group", came.group) or _no_json("data", came.data)
 
 
-def _no_page(came: Any) -> str | None:
+def _no_page(came: object) -> str | None:
     if not (isinstance(came, tuple) and len(came) == 2):
-        return f"gave {_called(came)}, not a page and its position: yield rows, None"
+        return f"gave {_describe_value(came)}, not a page and its position: yield rows, None"
     return _list_of(_no_part)(came[0]) or _no_text("position", came[1])
 
 
-def _no_text(name: str, came: Any) -> str | None:
-    return None if came is None or isinstance(came, str) else f"gave {_called(came)} as {name}, not a text"
+def _no_text(name: str, came: object) -> str | None:
+    return None if came is None or isinstance(came, str) else f"gave {_describe_value(came)} as {name}, not a text"
 
 
-def _no_json(name: str, came: Any) -> str | None:
+def _no_json(name: str, came: object) -> str | None:
     if not isinstance(came, dict):
-        return f"gave {_called(came)} as {name}, not a dict"
+        return f"gave {_describe_value(came)} as {name}, not a dict"
     try:
-        canonical(came)
+        to_canonical_json(came)
     except (TypeError, ValueError, RecursionError) as error:
         return f"gave {name} that are no JSON: {error}"
     return None
 
 
-def _called(came: Any) -> str:
+def _describe_value(came: object) -> str:
     try:
         text = "" if came is None else f" ({came!r:.100})"
     except Exception:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.prepared_calls import Prepared, Sign
 from sync_orchestrator.adapters.http.responses import Answer
-from sync_orchestrator.config import Request
+from sync_orchestrator.config import RequestSettings
 from sync_orchestrator.config.calls import Method
 from sync_orchestrator.errors import CallFailed
 
@@ -37,7 +36,7 @@ writing: ContextVar[Writing | None] = ContextVar("writing", default=None)
 class Client:
     """Calls to one system. ``sign`` makes the headers that depend on the whole call."""
 
-    def __init__(self, http: Http, sign: Sign | None = None) -> None:
+    def __init__(self, http: HttpClient, sign: Sign | None = None) -> None:
         self._http = http
         self._sign = sign
 
@@ -46,9 +45,9 @@ class Client:
         method: Method,
         path: str,
         *,
-        params: Mapping[str, Any] | None = None,
+        params: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
-        body: Any = None,
+        body: object = None,
         reads: bool | None = None,
     ) -> Answer:
         """One call; its answer is a good one.
@@ -63,7 +62,7 @@ class Client:
         system: TRANSIENT.
         """
         prepared = Prepared(
-            Request(method=method, path="/"),
+            RequestSettings(method=method, path="/"),
             path,
             {name: str(value) for name, value in (params or {}).items() if value is not None},
             dict(headers or {}),
@@ -74,13 +73,13 @@ class Client:
         is_create = write is not None and write.creates and method == "POST"
         prepared = replace(prepared, about="collection" if is_create else "unknown")
         if (write is None or method in ("GET", "HEAD")) if reads is None else reads:
-            return await self._http.patiently(prepared)
-        return await self._http.once(prepared, write=True, deadline=None if write is None else write.deadline)
+            return await self._http.send_with_retries(prepared)
+        return await self._http.send_prepared(prepared, write=True, deadline=None if write is None else write.deadline)
 
-    def garbage(self, what: str, came: Any) -> CallFailed:
+    def garbage(self, what: str, came: object) -> CallFailed:
         """The failure of a good answer that is not what was asked for; of a write, one of unknown outcome."""
-        return self._http.garbage(what, came, write=writing.get() is not None)
+        return self._http.build_unusable_failure(what, came, write=writing.get() is not None)
 
     def shown(self, text: str) -> str:
         """Text for an error message: on one line, clipped, without secrets."""
-        return self._http.shown(text)
+        return self._http.sanitize_text(text)

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from sync_orchestrator.adapters.custom.base import Adapter, Given, SourceAdapter, ThirdPartyAdapter
-from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.config import Config, Part, Target, ThirdPartySystem
+from sync_orchestrator.adapters.http.client import HttpClient
+from sync_orchestrator.config import Config, PartSettings, TargetSettings, ThirdPartySettings
 from sync_orchestrator.config.environment import FromEnvironment, Place
-from sync_orchestrator.config.sources import ClassSystem
+from sync_orchestrator.config.sources import ClassSourceSettings
 from sync_orchestrator.core.ports import Capabilities
 from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.texts.nearest_names import find_nearest_names
@@ -35,31 +35,38 @@ def wrong_classes(config: Config) -> Iterator[tuple[Place, str]]:
     """All that is wrong with the classes that a configuration names, and with the settings they are given."""
     for name, system in config.third_parties.items():
         if system.adapter is not None:
-            places: list[tuple[Place, Mapping[str, Any]]] = [
+            places: list[tuple[Place, Mapping[str, object]]] = [
                 (("entities", entity, "third_party", "settings"), settings.third_party.settings)
                 for entity, settings in config.entities.items()
                 if settings.third_party.system == name
             ]
-            yield from _wrong(("third_parties", name), system.adapter, ThirdPartyAdapter, system.settings, places)
+            yield from _find_problems(
+                ("third_parties", name), system.adapter, ThirdPartyAdapter, system.settings, places
+            )
     for name, source in config.sources.items():
-        if isinstance(source, ClassSystem):
+        if isinstance(source, ClassSourceSettings):
             places = [
                 (("entities", entity, "parts", name, "settings"), settings.parts[name].settings)
                 for entity, settings in config.entities.items()
                 if name in settings.parts
             ]
-            yield from _wrong(("sources", name), source.adapter, SourceAdapter, source.settings, places)
+            yield from _find_problems(("sources", name), source.adapter, SourceAdapter, source.settings, places)
 
 
 def made_third_party(
-    name: str, system: ThirdPartySystem, http: Http | None, entity: str, target: Target, fields: tuple[str, ...]
+    name: str,
+    system: ThirdPartySettings,
+    http: HttpClient | None,
+    entity: str,
+    target: TargetSettings,
+    fields: tuple[str, ...],
 ) -> ThirdPartyAdapter:
     """One entity's collection at a third party, by its class. Raises ConfigError."""
     assert system.adapter is not None
     place = f"third_parties.{name}.adapter"
-    found = _found(place, system.adapter, ThirdPartyAdapter)  # type: ignore[type-abstract]  # as a bound
-    settings = _settings(place, found, {**system.settings, **target.settings})
-    made = _made(place, found, Given(name, entity, settings, http, target.key_field, fields))
+    found = _load_class(place, system.adapter, ThirdPartyAdapter)  # type: ignore[type-abstract]  # as a bound
+    settings = _build_settings(place, found, {**system.settings, **target.settings})
+    made = _build_adapter(place, found, Given(name, entity, settings, http, target.key_field, fields))
     if not isinstance(getattr(made, "capabilities", None), Capabilities):
         raise ConfigError(
             f"{place}: {found.__name__}.capabilities must be Capabilities(...), of sync_orchestrator.core.ports"
@@ -67,15 +74,17 @@ def made_third_party(
     return made
 
 
-def made_source(name: str, system: ClassSystem, http: Http | None, entity: str, part: Part) -> SourceAdapter:
+def made_source(
+    name: str, system: ClassSourceSettings, http: HttpClient | None, entity: str, part: PartSettings
+) -> SourceAdapter:
     """One entity's part in a source system, by its class. Raises ConfigError."""
     place = f"sources.{name}.adapter"
-    found = _found(place, system.adapter, SourceAdapter)  # type: ignore[type-abstract]  # as a bound
-    settings = _settings(place, found, {**system.settings, **part.settings})
-    return _made(place, found, Given(name, entity, settings, http, part=part))
+    found = _load_class(place, system.adapter, SourceAdapter)  # type: ignore[type-abstract]  # as a bound
+    settings = _build_settings(place, found, {**system.settings, **part.settings})
+    return _build_adapter(place, found, Given(name, entity, settings, http, part=part))
 
 
-def secrets_in(*settings: Any) -> list[str]:
+def secrets_in(*settings: object) -> list[str]:
     """What must not appear in an error text: values of the environment, and those that a model calls secret."""
     found: list[str] = []
     for value in settings:
@@ -92,12 +101,12 @@ def secrets_in(*settings: Any) -> list[str]:
     return found
 
 
-def _wrong(
+def _find_problems(
     system: Place,
     named: str,
     base: type[Adapter],
-    settings: Mapping[str, Any],
-    places: list[tuple[Place, Mapping[str, Any]]],
+    settings: Mapping[str, object],
+    places: list[tuple[Place, Mapping[str, object]]],
 ) -> Iterator[tuple[Place, str]]:
     adapter = (*system, "adapter")
     try:
@@ -105,10 +114,10 @@ def _wrong(
     except ValueError as error:
         yield adapter, str(error)
         return
-    for hint in _obligations(found, base):
+    for hint in _find_unmet_obligations(found, base):
         yield adapter, hint
     for place, own in places or [((*system, "settings"), {})]:
-        for step, hint in _complaints(found, {**settings, **own}):
+        for step, hint in _find_wrong_settings(found, {**settings, **own}):
             yield (*(place if step and step[0] in own else (*system, "settings")), *step), hint
 
 
@@ -123,9 +132,11 @@ def class_of(named: str, base: type[A]) -> type[A]:
                 f"there is no module '{error.name}'; put it beside the configuration, install it, or name "
                 "its folder in PYTHONPATH"
             ) from None
-        raise ValueError(f"the import of {module_name} failed: {error}{where(error)}") from None
+        raise ValueError(f"the import of {module_name} failed: {error}{locate_error(error)}") from None
     except (Exception, SystemExit) as error:
-        raise ValueError(f"the import of {module_name} failed: {type(error).__name__}: {error}{where(error)}") from None
+        raise ValueError(
+            f"the import of {module_name} failed: {type(error).__name__}: {error}{locate_error(error)}"
+        ) from None
     found = getattr(module, name, None)
     if found is None:
         classes = [each for each, value in vars(module).items() if inspect.isclass(value)]
@@ -139,7 +150,7 @@ def class_of(named: str, base: type[A]) -> type[A]:
     return found
 
 
-def where(error: BaseException, module: str | None = None) -> str:
+def locate_error(error: BaseException, module: str | None = None) -> str:
     """The line that an error came from, in the given file where it came by that; empty where none is known."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if module is not None and frame.filename == module]
@@ -148,7 +159,7 @@ def where(error: BaseException, module: str | None = None) -> str:
     return f" ({last.filename.rpartition('/')[2]}, line {last.lineno})" if last else ""
 
 
-def _obligations(found: type[Adapter], base: type[Adapter]) -> Iterator[str]:
+def _find_unmet_obligations(found: type[Adapter], base: type[Adapter]) -> Iterator[str]:
     """What a class lacks, or has in another form than it is used in."""
     if missing := sorted(getattr(found, "__abstractmethods__", ())):
         yield f"{found.__name__} has no {', '.join(repr(name) for name in missing)}, which it must have"
@@ -188,7 +199,7 @@ def _untrue_capabilities(found: type[ThirdPartyAdapter]) -> Iterator[str]:
         yield f"{found.__name__} has 'lookup', and its capabilities say can_lookup=False"
 
 
-def _complaints(found: type[Adapter], settings: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+def _find_wrong_settings(found: type[Adapter], settings: Mapping[str, object]) -> Iterator[tuple[Place, str]]:
     model = found.Settings
     if not (inspect.isclass(model) and issubclass(model, BaseModel)):
         return
@@ -204,28 +215,28 @@ def _complaints(found: type[Adapter], settings: Mapping[str, Any]) -> Iterator[t
             yield details["loc"], hint
 
 
-def _found(place: str, named: str, base: type[A]) -> type[A]:
+def _load_class(place: str, named: str, base: type[A]) -> type[A]:
     try:
         found = class_of(named, base)
     except ValueError as error:
         raise ConfigError(f"{place}: {error}") from None
-    if wrong := next(_obligations(found, base), None):
+    if wrong := next(_find_unmet_obligations(found, base), None):
         raise ConfigError(f"{place}: {wrong}")
     return found
 
 
-def _settings(place: str, found: type[Adapter], settings: dict[str, Any]) -> Any:
-    if wrong := next(_complaints(found, settings), None):
+def _build_settings(place: str, found: type[Adapter], settings: dict[str, object]) -> Any:
+    if wrong := next(_find_wrong_settings(found, settings), None):
         raise ConfigError(f"{place}: settings.{'.'.join(map(str, wrong[0]))}: {wrong[1]}")
     return settings if found.Settings is None else found.Settings.model_validate(settings)
 
 
-def _made(place: str, found: type[A], given: Given) -> A:
+def _build_adapter(place: str, found: type[A], given: Given) -> A:
     try:
         return found(given)
     except ConfigError:
         raise
     except Exception as error:
         raise ConfigError(
-            f"{place}: {found.__name__} cannot be made: {type(error).__name__}: {error}{where(error)}"
+            f"{place}: {found.__name__} cannot be made: {type(error).__name__}: {error}{locate_error(error)}"
         ) from None

@@ -15,11 +15,11 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO, TextIO
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.config import Part
-from sync_orchestrator.config.sources import Files
+from sync_orchestrator.config import PartSettings
+from sync_orchestrator.config.sources import FilePartSettings
 from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import CallFailed, Failure, MissingExtra
 from sync_orchestrator.extras import import_from_extra
@@ -27,11 +27,11 @@ from sync_orchestrator.extras import import_from_extra
 _FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _LONGEST_LINE = 16 * 1024 * 1024
 
-Row = tuple[int, dict[str, Any] | str]
+Row = tuple[int, dict[str, object] | str]
 """The number of its line (of Parquet: of the row), and the row, or why it cannot be read."""
 
 
-def kind_of(path: Path, settings: Files) -> str | None:
+def kind_of(path: Path, settings: FilePartSettings) -> str | None:
     """The format of a file: ``csv``, ``jsonl`` or ``parquet``; None where it is not known."""
     return settings.format or _FORMATS.get(path.suffix.lower())
 
@@ -57,7 +57,7 @@ def require_inside(path: Path, folder: Path) -> Path:
     )
 
 
-def rows_of(path: Path, name: str, part: Part, folder: Path) -> Iterator[Row]:
+def rows_of(path: Path, name: str, part: PartSettings, folder: Path) -> Iterator[Row]:
     """The rows of one file.
 
     Args:
@@ -75,12 +75,12 @@ def rows_of(path: Path, name: str, part: Part, folder: Path) -> Iterator[Row]:
     if kind is None:
         raise CallFailed(Failure.PERMANENT, f"{name}: what kind of file is it? say files.format")
     try:
-        before = _seen(path)
+        before = _stat_file(path)
         if not before[0]:
             raise CallFailed(Failure.TRANSIENT, f"{name} is empty: is it being written?")
-        with _opened(path, folder) as file:
-            yield from _parquet(file, name, part) if kind == "parquet" else _lines_of(file, name, part.files, kind)
-        if _seen(path) != before:
+        with _open_inside(path, folder) as file:
+            yield from _read_parquet(file, name, part) if kind == "parquet" else _lines_of(file, name, part.files, kind)
+        if _stat_file(path) != before:
             raise CallFailed(Failure.TRANSIENT, f"{name} changed while it was read")
     except FileNotFoundError:
         raise CallFailed(Failure.TRANSIENT, f"{name} is gone") from None
@@ -88,12 +88,12 @@ def rows_of(path: Path, name: str, part: Part, folder: Path) -> Iterator[Row]:
         raise CallFailed(Failure.PERMANENT, f"{name}: {error.strerror or error}") from None
 
 
-def _seen(path: Path) -> tuple[int, int, int]:
+def _stat_file(path: Path) -> tuple[int, int, int]:
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def _opened(path: Path, folder: Path) -> BinaryIO:
+def _open_inside(path: Path, folder: Path) -> BinaryIO:
     """Opens a file inside of a folder. A link that is exchanged at this very moment does not lead out of it either."""
     file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
     try:
@@ -105,19 +105,19 @@ def _opened(path: Path, folder: Path) -> BinaryIO:
         raise
 
 
-def _lines_of(opened: BinaryIO, name: str, settings: Files, kind: str) -> Iterator[Row]:
+def _lines_of(opened: BinaryIO, name: str, settings: FilePartSettings, kind: str) -> Iterator[Row]:
     """Bytes that are no text of the encoding stay in the row as what no text has, where they are noticed."""
     encoding = "utf-8-sig" if settings.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else settings.encoding
     with io.TextIOWrapper(opened, encoding=encoding, errors="surrogateescape", newline="") as file:
         try:
-            rows = _csv(name, file, settings.delimiter) if kind == "csv" else _jsonl(name, file)
+            rows = _read_csv(name, file, settings.delimiter) if kind == "csv" else _read_jsonl(name, file)
             for line, row in rows:
                 yield line, row if isinstance(row, str) or _is_text(row) else f"it is not {settings.encoding}"
         except UnicodeError as error:
             raise CallFailed(Failure.PERMANENT, f"{name} is not {settings.encoding}: {error}") from None
 
 
-def _is_text(row: dict[str, Any]) -> bool:
+def _is_text(row: dict[str, object]) -> bool:
     try:
         for field, value in row.items():
             (field + value if isinstance(value, str) else field).encode()
@@ -126,10 +126,10 @@ def _is_text(row: dict[str, Any]) -> bool:
     return True
 
 
-def _csv(name: str, file: TextIO, delimiter: str) -> Iterator[Row]:
+def _read_csv(name: str, file: TextIO, delimiter: str) -> Iterator[Row]:
     lines = _Lines(name, file)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    names = _names(name, reader)
+    names = _read_field_names(name, reader)
     while True:
         line = reader.line_num + 1
         try:
@@ -137,17 +137,17 @@ def _csv(name: str, file: TextIO, delimiter: str) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise _broken(lines, line, str(error)) from None
+            raise _build_broken_failure(lines, line, str(error)) from None
         if len(cells) == len(names):
             yield line, dict(zip(names, cells, strict=True))
         elif cells:
             wrong = f"it has {len(cells)} fields, the first line has {len(names)}"
             if lines.is_cut:
-                raise _broken(lines, line, wrong)
+                raise _build_broken_failure(lines, line, wrong)
             yield line, wrong
 
 
-def _names(name: str, reader: Iterator[list[str]]) -> list[str]:
+def _read_field_names(name: str, reader: Iterator[list[str]]) -> list[str]:
     try:
         names = next(reader, [])
     except csv.Error as error:
@@ -159,17 +159,17 @@ def _names(name: str, reader: Iterator[list[str]]) -> list[str]:
     return names
 
 
-def _jsonl(name: str, file: TextIO) -> Iterator[Row]:
+def _read_jsonl(name: str, file: TextIO) -> Iterator[Row]:
     lines = _Lines(name, file)
     for line in lines:
         if line.strip():
-            found = _document(line)
+            found = _parse_document(line)
             if isinstance(found, str) and lines.is_cut:
-                raise _broken(lines, lines.number, found)
+                raise _build_broken_failure(lines, lines.number, found)
             yield lines.number, found
 
 
-def _document(line: str) -> dict[str, Any] | str:
+def _parse_document(line: str) -> dict[str, object] | str:
     try:
         found = exact_json.parse_text(line)
     except RecursionError:
@@ -208,7 +208,7 @@ class _Lines:
         return line
 
 
-def _broken(lines: _Lines, line: int, why: str) -> CallFailed:
+def _build_broken_failure(lines: _Lines, line: int, why: str) -> CallFailed:
     """A row of which it is not certain where it ends: what may follow is not read."""
     if lines.at_end or lines.is_cut:
         return CallFailed(
@@ -218,7 +218,7 @@ def _broken(lines: _Lines, line: int, why: str) -> CallFailed:
     return CallFailed(Failure.PERMANENT, f"{lines.name}:{line}: {why}: nothing from this line on is read; fix the file")
 
 
-def _parquet(opened: BinaryIO, name: str, part: Part) -> Iterator[Row]:
+def _read_parquet(opened: BinaryIO, name: str, part: PartSettings) -> Iterator[Row]:
     assert part.files is not None
     try:
         with import_from_extra("parquet"):

@@ -16,13 +16,12 @@ from collections.abc import AsyncIterator, Collection, Generator, Iterable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from sync_orchestrator.adapters.custom.base import Source
 from sync_orchestrator.adapters.files.rows import kind_of, require_inside, rows_of
-from sync_orchestrator.adapters.row_reader import Rows, missing_fields, once_each, unusable
-from sync_orchestrator.config import Part
-from sync_orchestrator.config.sources import FilesSystem
+from sync_orchestrator.adapters.row_reader import Rows, build_unusable_part, missing_fields, once_each
+from sync_orchestrator.config import PartSettings
+from sync_orchestrator.config.sources import FileSourceSettings
 from sync_orchestrator.core.ports import PartRead, Ungrouped
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions import templates
@@ -45,7 +44,7 @@ class FileSource(Source):
     The files are read once more to find keys with several rows; what was found is kept while the files stay the same.
     """
 
-    def __init__(self, system: FilesSystem, part: Part, fields: Collection[str] = ()) -> None:
+    def __init__(self, system: FileSourceSettings, part: PartSettings, fields: Collection[str] = ()) -> None:
         """``fields``: columns that the mapping reads; a table without one of them is refused."""
         assert part.files is not None
         self._fields = frozenset(fields)
@@ -69,7 +68,7 @@ class FileSource(Source):
 
     async def count(self, group: str) -> int | None:
         """How many keys ``pages`` gives, by reading all again; None where a row's key is unknown."""
-        return await asyncio.to_thread(self._count, group)
+        return await asyncio.to_thread(self._count_keys, group)
 
     async def ungrouped(self) -> Ungrouped | None:
         """Reads all files, and returns the rows that name no business group.
@@ -90,7 +89,7 @@ class FileSource(Source):
             return await asyncio.to_thread(self._groups_by_name)
         return None if self._part.group is None else await asyncio.to_thread(self._groups_by_row)
 
-    def _count(self, group: str) -> int | None:
+    def _count_keys(self, group: str) -> int | None:
         keys = set()  # of hashes, which are small: two keys that share one hold deletions up, no more
         for row in self._of_group(group):
             if not row.key:
@@ -99,17 +98,17 @@ class FileSource(Source):
         return len(keys)
 
     def _groups_by_name(self) -> list[str]:
-        pattern = fnmatch.translate(templates.text(self._glob, {"group": _PLACE}))
+        pattern = fnmatch.translate(templates.render_text(self._glob, {"group": _PLACE}))
         named = re.compile(pattern.replace(_PLACE, "(?P<group>[^/]+)", 1).replace(_PLACE, "(?P=group)"))
-        names = (path.relative_to(self._folder).as_posix() for path in self._files("*"))
+        names = (path.relative_to(self._folder).as_posix() for path in self._list_files("*"))
         return sorted({match["group"] for name in names if (match := named.fullmatch(name))})
 
     def _groups_by_row(self) -> list[str]:
-        return sorted({row.group for row in self._read(self._files("*")) if row.group is not None})
+        return sorted({row.group for row in self._read_rows(self._list_files("*")) if row.group is not None})
 
     def _without_group(self) -> Ungrouped:
         number, examples = 0, []
-        for row in self._read(self._files("*"), as_they_are=True):
+        for row in self._read_rows(self._list_files("*"), as_they_are=True):
             if row.problem is None and row.group is None:
                 number += 1
                 examples += [row.key] if number <= _EXAMPLES else []
@@ -118,7 +117,7 @@ class FileSource(Source):
     def _beyond_keys(self, group: str) -> Ungrouped:
         seen: set[int] = set()
         number, examples = 0, []
-        for row in self._rows_of_group(self._files(glob.escape(group)), group):
+        for row in self._rows_of_group(self._list_files(glob.escape(group)), group):
             if row.key and hash(row.key) in seen:
                 number += 1
                 examples += [row.key] if number <= _EXAMPLES else []
@@ -128,16 +127,16 @@ class FileSource(Source):
     def _of_group(self, group: str) -> Generator[PartRead]:
         if self._by_name and ("/" in group or "\\" in group or group in ("", ".", "..")):
             raise CallFailed(Failure.PERMANENT, f"'{group}' cannot stand in a file's name, as files.glob has it")
-        files = self._files(glob.escape(group))
-        before = _stamps(files)
+        files = self._list_files(glob.escape(group))
+        before = _read_stamps(files)
         repeated, together = self._repeated_keys(files, before), list[PartRead]()
         for row in self._rows_of_group(files, group, repeated):
-            if row.key and _mark(row.key) in repeated:
+            if row.key and _hash_key(row.key) in repeated:
                 together.append(row)
             else:
                 yield row
         yield from self._of_repeated_keys(files, group, together)
-        after = _stamps(self._found(glob.escape(group)))
+        after = _read_stamps(self._find_files(glob.escape(group)))
         if after != before:
             [changed, *_] = sorted(path for path in before | after if before.get(path) != after.get(path))
             what = "came" if changed not in before else "went" if changed not in after else "was written"
@@ -148,9 +147,9 @@ class FileSource(Source):
         self, files: list[Path], group: str, repeated: frozenset[int] = frozenset()
     ) -> Generator[PartRead]:
         """The rows of a group, and those of any group whose keys are repeated."""
-        for row in self._read(files, checked=True):
+        for row in self._read_rows(files, checked=True):
             of_group = row.problem is not None or row.group is None or row.group == group
-            if of_group or (repeated and _mark(row.key) in repeated):
+            if of_group or (repeated and _hash_key(row.key) in repeated):
                 yield row
 
     def _of_repeated_keys(self, files: list[Path], group: str, rows: list[PartRead]) -> Generator[PartRead]:
@@ -178,8 +177,8 @@ class FileSource(Source):
         """
         if self._repeated[0] != stamps or not stamps:
             marks = [array("I") for _ in range(_BUCKETS)]
-            for row in self._read(files):
-                mark = _mark(row.key)
+            for row in self._read_rows(files):
+                mark = _hash_key(row.key)
                 marks[mark % _BUCKETS].append(mark)
             repeated: set[int] = set()
             for bucket in marks:
@@ -188,7 +187,7 @@ class FileSource(Source):
             self._repeated = stamps, frozenset(repeated)
         return self._repeated[1]
 
-    def _read(self, paths: list[Path], *, checked: bool = False, as_they_are: bool = False) -> Generator[PartRead]:
+    def _read_rows(self, paths: list[Path], *, checked: bool = False, as_they_are: bool = False) -> Generator[PartRead]:
         """Yields the rows of files.
 
         ``checked``: a file without a column that the mapping reads fails. ``as_they_are``: rows without a business
@@ -208,27 +207,27 @@ class FileSource(Source):
         assert self._part.files is not None
         return kind_of(path, self._part.files) in ("csv", "parquet")
 
-    def _part_of(self, row: dict[str, Any] | str, place: str, *, as_it_is: bool = False) -> PartRead:
+    def _part_of(self, row: dict[str, object] | str, place: str, *, as_it_is: bool = False) -> PartRead:
         if isinstance(row, str):
-            return unusable("", row, place)
+            return build_unusable_part("", row, place)
         found = self._rows.part_of(row, place)
         if as_it_is:
             return found
         ungrouped = found.group is None and found.problem is None
         if ungrouped and self._part.group is not None and not self._by_name:
-            return unusable(found.key, f"no business group at '{self._part.group}'", place)
+            return build_unusable_part(found.key, f"no business group at '{self._part.group}'", place)
         return found
 
-    def _files(self, group: str) -> list[Path]:
+    def _list_files(self, group: str) -> list[Path]:
         """The files that match. Raises CallFailed where none does: that is not an empty business group."""
-        files = self._found(group)
+        files = self._find_files(group)
         if not files:
-            wanted = templates.text(self._glob, {"group": group})
+            wanted = templates.render_text(self._glob, {"group": group})
             raise CallFailed(Failure.PERMANENT, f"no file matches {wanted} in {self._folder}")
         return files
 
-    def _found(self, group: str) -> list[Path]:
-        wanted = templates.text(self._glob, {"group": group})
+    def _find_files(self, group: str) -> list[Path]:
+        wanted = templates.render_text(self._glob, {"group": group})
         found = sorted(self._folder / name for name in glob.glob(wanted, root_dir=self._folder, recursive=True))
         files = [path for path in found if path.is_file()]
         for path in files:
@@ -236,11 +235,11 @@ class FileSource(Source):
         return files
 
 
-def _mark(key: str) -> int:
+def _hash_key(key: str) -> int:
     return hash(key) & 0xFFFFFFFF
 
 
-def _stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
+def _read_stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
     """What is another once a file was written again."""
     stamps = {}
     for path in files:

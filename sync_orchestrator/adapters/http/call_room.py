@@ -24,25 +24,25 @@ class Room:
         self.limit = limit
 
     @asynccontextmanager
-    async def call(self, latest: float, *, write: bool) -> AsyncIterator[CallEnd]:
+    async def begin_call(self, latest: float, *, write: bool) -> AsyncIterator[CallEnd]:
         """One call, begun when the system may be called. Raises CallFailed where that is later than ``latest``."""
         if self.limit is None:
-            await self.wait(latest)
+            await self.wait_for_turn(latest)
             yield CallEnd()
             return
-        async with self.limit.room(latest):
-            await self.wait(latest)
-            async with self.limit.observed(write=write) as end:
+        async with self.limit.reserve_call(latest):
+            await self.wait_for_turn(latest)
+            async with self.limit.observe_call(write=write) as end:
                 yield end
 
-    async def wait(self, latest: float) -> None:
+    async def wait_for_turn(self, latest: float) -> None:
         """Waits until the system may be called. Raises CallFailed where that is later than ``latest``."""
-        with ending.refuses():
-            await self._wait(latest)
+        with ending.refuse_when_requested():
+            await self._wait_until_free(latest)
 
-    async def _wait(self, latest: float) -> None:
+    async def _wait_until_free(self, latest: float) -> None:
         while True:
-            while (left := await self._hold_off.left()) > 0:
+            while (left := await self._hold_off.seconds_left()) > 0:
                 if time.monotonic() + left > latest:
                     why = f": {self._hold_off.reason}" if self._hold_off.reason else ""
                     raise CallFailed(
@@ -52,5 +52,5 @@ class Room:
             if self._before_call is None:
                 return
             await self._before_call()
-            if await self._hold_off.left() <= 0:
+            if await self._hold_off.seconds_left() <= 0:
                 return

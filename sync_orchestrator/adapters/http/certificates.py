@@ -11,9 +11,9 @@ import httpx
 
 def trusted_certificates() -> ssl.SSLContext:
     """The TLS context of outgoing connections, by SSL_CERT_FILE and SSL_CERT_DIR as httpx reads them."""
-    return _context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    return _create_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 
 
 @cache
-def _context(file: str | None, folder: str | None) -> ssl.SSLContext:
+def _create_context(file: str | None, folder: str | None) -> ssl.SSLContext:
     return httpx.create_ssl_context()

@@ -24,14 +24,21 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop
 from sync_orchestrator.adapters.http.auth import Proof, auth_of
 from sync_orchestrator.adapters.http.call_room import Room
 from sync_orchestrator.adapters.http.origins import is_below, origin_of, shown_origin
-from sync_orchestrator.adapters.http.prepared_calls import Outgoing, Prepared, Values, filled, sent
+from sync_orchestrator.adapters.http.prepared_calls import Outgoing, Prepared, Values, drop_empty, encode_content
 from sync_orchestrator.adapters.http.read_retries import READ_ATTEMPTS, may_pass, wait_before_retry
-from sync_orchestrator.adapters.http.responses import About, Answer, failure_of, picks, rule_for, shown
-from sync_orchestrator.adapters.http.retry_after import Asked, pause_of, wait_of
+from sync_orchestrator.adapters.http.responses import (
+    About,
+    Answer,
+    condition_picks,
+    failure_of,
+    rule_for,
+    sanitize_text,
+)
+from sync_orchestrator.adapters.http.retry_after import RequestedWait, pause_of, wait_of
 from sync_orchestrator.adapters.http.transport import Received, Wire
 from sync_orchestrator.adapters.http.unpacking import ResponseTooLarge, ResponseUnreadable
-from sync_orchestrator.config import Count, Listing, Outcome, Request
-from sync_orchestrator.config import Http as HttpSettings
+from sync_orchestrator.config import CountCallSettings, ListCallSettings, OutcomeRule, RequestSettings
+from sync_orchestrator.config import HttpSettings as HttpSettings
 from sync_orchestrator.core import tracing
 from sync_orchestrator.core.ports import TOO_OLD
 from sync_orchestrator.core.systems.call_limit import GATEWAY_STATUSES, CallLimit
@@ -54,7 +61,7 @@ _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple = 10, 100, 100,
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 2000
 
 
-class Http:
+class HttpClient:
     """Calls to one system.
 
     ``before_call`` is awaited before each call: the shared rate limit plugs in there. ``hold_off`` keeps how long the
@@ -87,7 +94,12 @@ class Http:
         )
 
     async def read(
-        self, request: Request, values: Values, outcomes: Sequence[Outcome] = (), *, about: About | None = None
+        self,
+        request: RequestSettings,
+        values: Values,
+        outcomes: Sequence[OutcomeRule] = (),
+        *,
+        about: About | None = None,
     ) -> Answer:
         """A reading call; what may pass is tried again a few times, since reading twice is harmless.
 
@@ -95,26 +107,30 @@ class Http:
         between may take its own). A wait that the system asks for is kept if it fits in, else left to the caller.
         Raises CallFailed.
         """
-        prepared = self.prepared(request, values)
-        return await self.patiently(prepared if about is None else replace(prepared, about=about), outcomes)
+        prepared = self.prepare_request(request, values)
+        return await self.send_with_retries(prepared if about is None else replace(prepared, about=about), outcomes)
 
-    async def follow(self, url: str, like: Request, values: Values, outcomes: Sequence[Outcome] = ()) -> Answer:
+    async def follow_address(
+        self, url: str, like: RequestSettings, values: Values, outcomes: Sequence[OutcomeRule] = ()
+    ) -> Answer:
         """Reads an absolute address that this system itself named; the rest is as of ``like``.
 
         Only addresses below ``base_url`` and of ``next_origins`` are read, since credentials go with the call. Raises
         CallFailed.
         """
         try:
-            target = self._followed(httpx.URL(url))
+            target = self._resolve_followed_address(httpx.URL(url))
         except httpx.InvalidURL as error:
-            raise self.garbage(f"the next page has no address ({error})", url) from None
-        return await self.patiently(replace(self.prepared(like, values), url=str(target), params={}), outcomes)
+            raise self.build_unusable_failure(f"the next page has no address ({error})", url) from None
+        return await self.send_with_retries(
+            replace(self.prepare_request(like, values), url=str(target), params={}), outcomes
+        )
 
-    def _followed(self, target: httpx.URL) -> httpx.URL:
+    def _resolve_followed_address(self, target: httpx.URL) -> httpx.URL:
         """The address to request for one that a listing names. Raises CallFailed."""
         base = httpx.URL(self._settings.base_url)
         if target.userinfo:
-            bare = self.shown(shown_origin(target.copy_with(userinfo=b"")))
+            bare = self.sanitize_text(shown_origin(target.copy_with(userinfo=b"")))
             raise CallFailed(
                 Failure.TRANSIENT,
                 f"the address of the next page, on {bare}, holds a user name or a "
@@ -132,29 +148,30 @@ class Http:
                 return target
             raise CallFailed(
                 Failure.TRANSIENT,
-                f"the next page is not below base_url: {self.shown(target.path)}. Shorten base_url "
-                f'to what all paths have in common, or set \'next_origins: {{"{self.shown(shown_origin(base))}": '
-                "follow}' of this system to request any path there, with our credentials",
+                f"the next page is not below base_url: {self.sanitize_text(target.path)}. Shorten base_url "
+                "to what all paths have in common, or set 'next_origins: "
+                f'{{"{self.sanitize_text(shown_origin(base))}": follow}}'
+                "' of this system to request any path there, with our credentials",
                 about_system=True,
             )
-        there = self.shown(shown_origin(target))
+        there = self.sanitize_text(shown_origin(target))
         raise CallFailed(
             Failure.TRANSIENT,
             f"the next page is on another origin: {there}, and base_url is "
-            f"{self.shown(shown_origin(base))}. Set 'next_origins: {{\"{there}\": rewrite}}' of this system to "
+            f"{self.sanitize_text(shown_origin(base))}. Set 'next_origins: {{\"{there}\": rewrite}}' of this system to "
             "request such pages from base_url, or 'follow' to request them there, with our credentials",
             about_system=True,
         )
 
     async def send(
         self,
-        request: Request,
+        request: RequestSettings,
         values: Values,
         *,
         write: bool,
-        outcomes: Sequence[Outcome] = (),
+        outcomes: Sequence[OutcomeRule] = (),
         deadline: float | None = None,
-        body: Any = None,
+        body: object = None,
         about: About = "record",
     ) -> Answer:
         """Makes one call, once.
@@ -162,15 +179,15 @@ class Http:
         ``deadline``: the monotonic time before which it must begin. ``body`` goes where the request has none of its
         own. Raises CallFailed.
         """
-        prepared = replace(self.prepared(request, values, body), about=about)
-        return await self.once(prepared, outcomes, write=write, deadline=deadline)
+        prepared = replace(self.prepare_request(request, values, body), about=about)
+        return await self.send_prepared(prepared, outcomes, write=write, deadline=deadline)
 
-    async def once(
-        self, prepared: Prepared, outcomes: Sequence[Outcome] = (), *, write: bool, deadline: float | None = None
+    async def send_prepared(
+        self, prepared: Prepared, outcomes: Sequence[OutcomeRule] = (), *, write: bool, deadline: float | None = None
     ) -> Answer:
         """The same as ``send`` for a call that is filled in already. Raises CallFailed."""
         latest = time.monotonic() + self._settings.timeout
-        return await self._answer(
+        return await self._send_or_raise(
             prepared,
             outcomes,
             write=write,
@@ -180,44 +197,52 @@ class Http:
 
     async def log_in(self) -> None:
         """Has what goes with a call, by a login where that takes one. Raises CallFailed."""
-        await self._auth.proof()
+        await self._auth.get_proof()
 
     async def close(self) -> None:
         """Ends this event loop's connections."""
         await self._wire.close()
 
-    def garbage(self, what: str, came: Any, *, write: bool = False, about_system: bool = False) -> CallFailed:
+    def build_unusable_failure(
+        self, what: str, came: object, *, write: bool = False, about_system: bool = False
+    ) -> CallFailed:
         """A response that is not what was requested; it may be another next time.
 
         ``about_system``: it says nothing about the record, such as one that is not JSON.
         """
         text = came if isinstance(came, str) else _SHORT.repr(came)
-        return CallFailed(Failure.TRANSIENT, f"{what}: {self.shown(text)}", unknown=write, about_system=about_system)
+        return CallFailed(
+            Failure.TRANSIENT, f"{what}: {self.sanitize_text(text)}", unknown=write, about_system=about_system
+        )
 
-    def has_rule(self, answer: Answer, request: Request, outcomes: Sequence[Outcome] = ()) -> bool:
+    def has_rule(self, answer: Answer, request: RequestSettings, outcomes: Sequence[OutcomeRule] = ()) -> bool:
         """Whether a rule of the configuration says what this response means."""
-        return rule_for(answer, self._rules(request, outcomes)) is not None
+        return rule_for(answer, self._collect_rules(request, outcomes)) is not None
 
-    def shown(self, text: str) -> str:
+    def sanitize_text(self, text: str) -> str:
         """Text for an error message: on one line, clipped, without secrets."""
-        return shown(text, self._secrets)
+        return sanitize_text(text, self._secrets)
 
-    def search(self, expression: ParsedResult, document: Any, *, write: bool = False) -> Any:
+    def search_document(self, expression: ParsedResult, document: object, *, write: bool = False) -> Any:
         """What stands in an answer at a place. Raises CallFailed where the expression cannot work on it."""
         try:
             return expression.search(document)
         except JMESPathError:
-            raise self.garbage(f"'{expression.expression}' does not fit the answer", document, write=write) from None
+            raise self.build_unusable_failure(
+                f"'{expression.expression}' does not fit the answer", document, write=write
+            ) from None
 
-    def prepared(self, request: Request, values: Values, body: Any = None, *, base_url: str | None = None) -> Prepared:
+    def prepare_request(
+        self, request: RequestSettings, values: Values, body: object = None, *, base_url: str | None = None
+    ) -> Prepared:
         """A call with its templates filled in, to this system or to another base address. Raises CallFailed."""
         try:
-            path = templates.path(request.path, values)
-            params = {name: templates.text(text, values) for name, text in request.params.items()}
-            headers = {name: templates.text(text, values) for name, text in request.headers.items()}
-            content = templates.value(request.body, values) if request.body is not None else body
+            path = templates.render_path(request.path, values)
+            params = {name: templates.render_text(text, values) for name, text in request.params.items()}
+            headers = {name: templates.render_text(text, values) for name, text in request.headers.items()}
+            content = templates.render_value(request.body, values) if request.body is not None else body
         except TemplateFailed as error:
-            raise CallFailed(Failure.PERMANENT, self.shown(str(error))) from None
+            raise CallFailed(Failure.PERMANENT, self.sanitize_text(str(error))) from None
         if request.method == "DELETE" and not all(params.values()):
             empty = next(name for name, text in params.items() if not text)
             raise CallFailed(Failure.PERMANENT, f"a delete is not sent without its '{empty}'")
@@ -225,14 +250,14 @@ class Http:
             if not (text.isascii() and text.isprintable()):
                 raise CallFailed(Failure.PERMANENT, f"header '{name}' can hold printable ASCII only")
         url = path if base_url is None else base_url.rstrip("/") + path
-        about: About = "collection" if isinstance(request, Listing | Count) else "record"
-        return Prepared(request, url, filled(params), filled(headers), content, about=about)
+        about: About = "collection" if isinstance(request, ListCallSettings | CountCallSettings) else "record"
+        return Prepared(request, url, drop_empty(params), drop_empty(headers), content, about=about)
 
     async def failure_of(
         self,
         answer: Answer,
-        request: Request,
-        outcomes: Sequence[Outcome] = (),
+        request: RequestSettings,
+        outcomes: Sequence[OutcomeRule] = (),
         *,
         write: bool = False,
         about: About = "record",
@@ -243,7 +268,7 @@ class Http:
             wait = wait_of(answer, throttle)
             failure = failure_of(
                 answer,
-                self._rules(request, outcomes),
+                self._collect_rules(request, outcomes),
                 write=write,
                 about=about,
                 secrets=self._secrets,
@@ -253,7 +278,7 @@ class Http:
             _log.exception("a response could not be understood")
             return CallFailed(
                 Failure.TRANSIENT,
-                f"answer {answer.status} cannot be understood: {self._named(error)}",
+                f"answer {answer.status} cannot be understood: {self._describe_error(error)}",
                 status=answer.status,
                 unknown=write,
             )
@@ -263,22 +288,22 @@ class Http:
             _log.warning("a wait that was requested could not be shared: %s", type(error).__name__)
         return failure
 
-    async def _note_waiting(self, answer: Answer, failure: CallFailed | None, wait: Asked | None) -> None:
+    async def _note_waiting(self, answer: Answer, failure: CallFailed | None, wait: RequestedWait | None) -> None:
         """Keeps what an answer says about waiting, for all calls to the system."""
         if failure is not None and failure.kind is Failure.THROTTLED:
-            await self._hold_off.refused()
+            await self._hold_off.note_refused()
         elif answer.began:
-            self._hold_off.served(answer.began)
+            self._hold_off.note_served(answer.began)
         if failure is not None and failure.retry_after and wait is not None:
-            await self._hold_off.ask(failure.retry_after, self.shown(wait.why))
+            await self._hold_off.hold_off_calls(failure.retry_after, self.sanitize_text(wait.why))
             return
         pause = pause_of(answer, self._settings.throttle)
         if pause is None or (failure is not None and failure.retry_after is not None):
             return
         if pause.by_header:
-            await self._hold_off.ask_by_header(pause.seconds, pause.claimed, self.shown(pause.why))
+            await self._hold_off.ask_by_header(pause.seconds, pause.claimed, self.sanitize_text(pause.why))
         else:
-            await self._hold_off.ask(pause.seconds, self.shown(pause.why))
+            await self._hold_off.hold_off_calls(pause.seconds, self.sanitize_text(pause.why))
 
     async def exchange(
         self,
@@ -294,27 +319,27 @@ class Http:
         CallFailed where there is no answer.
         """
         latest = time.monotonic() + self._settings.timeout if latest is None else latest
-        async with self._room.call(latest, write=prepared.request.method != "GET") as end:
+        async with self._room.begin_call(latest, write=prepared.request.method != "GET") as end:
             if is_over(deadline):
                 raise CallFailed(Failure.THROTTLED, TOO_OLD)
-            request = self._built(prepared, {**tracing.header(), **prepared.headers, **proof})
+            request = self._build_request(prepared, {**tracing.get_trace_headers(), **prepared.headers, **proof})
             began = time.monotonic()
-            received = await self._exchanged(request, prepared.most or self._settings.max_response_bytes)
+            received = await self._exchange_request(request, prepared.most or self._settings.max_response_bytes)
             if received.status in GATEWAY_STATUSES and "retry-after" not in received.headers:
                 end.unanswered = f"answer {received.status}"
         return Answer(received.status, received.headers, received.content, str(request.url), began)
 
-    def _built(self, prepared: Prepared, headers: dict[str, str]) -> httpx.Request:
+    def _build_request(self, prepared: Prepared, headers: dict[str, str]) -> httpx.Request:
         """The request as it goes out; the first of the three stages of a call. Nothing was sent when it fails.
 
         Raises CallFailed, for anything that a value, a header or a signature of an adapter's may do.
         """
         try:
-            request = self._wire.request(
+            request = self._wire.build_request(
                 prepared.request.method,
                 prepared.url,
                 params=prepared.params or None,
-                **sent(prepared.request, headers, prepared.content),
+                **encode_content(prepared.request, headers, prepared.content),
             )
             if prepared.sign is not None:
                 request.headers.update(
@@ -328,12 +353,12 @@ class Http:
         except CallFailed:
             raise
         except httpx.InvalidURL as error:
-            raise CallFailed(Failure.PERMANENT, f"no URL can be made: {self.shown(str(error))}") from None
+            raise CallFailed(Failure.PERMANENT, f"no URL can be made: {self.sanitize_text(str(error))}") from None
         except Exception as error:
             _log.exception("a request could not be built")
-            raise CallFailed(Failure.PERMANENT, f"the request cannot be built: {self._named(error)}") from None
+            raise CallFailed(Failure.PERMANENT, f"the request cannot be built: {self._describe_error(error)}") from None
 
-    async def _exchanged(self, request: httpx.Request, max_bytes: int) -> Received:
+    async def _exchange_request(self, request: httpx.Request, max_bytes: int) -> Received:
         """Sends a request and reads the response; the second stage.
 
         Whether it was carried out is unknown after most failures. Raises CallFailed, for anything that a response may
@@ -341,7 +366,7 @@ class Http:
         """
         try:
             async with asyncio.timeout(self._settings.timeout):
-                return await self._wire.answer(request, max_bytes)
+                return await self._wire.fetch_response(request, max_bytes)
         except TimeoutError:
             within = f"no answer within {self._settings.timeout:g} s"
             raise CallFailed(Failure.TRANSIENT, within, unknown=True, about_system=True) from None
@@ -354,22 +379,22 @@ class Http:
         except ResponseUnreadable as error:
             raise CallFailed(
                 Failure.TRANSIENT,
-                f"an answer that cannot be read: {self.shown(str(error))}",
+                f"an answer that cannot be read: {self.sanitize_text(str(error))}",
                 unknown=True,
                 about_system=True,
             ) from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
-            raise _no_answer(error) from None
+            raise _build_no_response_failure(error) from None
         except Exception as error:
             _log.exception("a response could not be read")
             raise CallFailed(
-                Failure.TRANSIENT, f"no usable answer: {self._named(error)}", unknown=True, about_system=True
+                Failure.TRANSIENT, f"no usable answer: {self._describe_error(error)}", unknown=True, about_system=True
             ) from None
 
-    def _named(self, error: Exception) -> str:
-        return self.shown(f"{type(error).__name__}: {error}")
+    def _describe_error(self, error: Exception) -> str:
+        return self.sanitize_text(f"{type(error).__name__}: {error}")
 
-    async def patiently(self, prepared: Prepared, outcomes: Sequence[Outcome] = ()) -> Answer:
+    async def send_with_retries(self, prepared: Prepared, outcomes: Sequence[OutcomeRule] = ()) -> Answer:
         """The same as ``read`` for a call that is filled in already. Raises CallFailed."""
         latest = time.monotonic() + self._settings.timeout
         async for attempt in AsyncRetrying(
@@ -379,22 +404,24 @@ class Http:
             stop=stop_after_attempt(READ_ATTEMPTS) | stop_before_delay(self._settings.timeout),
         ):
             with attempt:
-                return await self._answer(prepared, outcomes, write=False, deadline=None, latest=latest)
+                return await self._send_or_raise(prepared, outcomes, write=False, deadline=None, latest=latest)
         raise AssertionError("unreachable")
 
-    async def _answer(
-        self, prepared: Prepared, outcomes: Sequence[Outcome], *, write: bool, deadline: float | None, latest: float
+    async def _send_or_raise(
+        self, prepared: Prepared, outcomes: Sequence[OutcomeRule], *, write: bool, deadline: float | None, latest: float
     ) -> Answer:
         """The same as ``looked_at``, a failure being raised."""
-        answer, failure = await self.looked_at(prepared, outcomes, write=write, deadline=deadline, latest=latest)
+        answer, failure = await self.send_and_classify(
+            prepared, outcomes, write=write, deadline=deadline, latest=latest
+        )
         if failure is not None:
             raise failure
         return answer
 
-    async def looked_at(
+    async def send_and_classify(
         self,
         prepared: Prepared,
-        outcomes: Sequence[Outcome] = (),
+        outcomes: Sequence[OutcomeRule] = (),
         *,
         write: bool,
         deadline: float | None = None,
@@ -406,31 +433,34 @@ class Http:
         response.
         """
 
-        async def tried(proof: Proof) -> tuple[Answer, CallFailed | None]:
+        async def try_call(proof: Proof) -> tuple[Answer, CallFailed | None]:
             answer = await self.exchange(prepared, proof.headers, deadline=deadline, latest=latest)
             return answer, await self.failure_of(answer, prepared.request, outcomes, write=write, about=prepared.about)
 
-        proof = await self._auth.proof()
-        answer, failure = await tried(proof)
+        proof = await self._auth.get_proof()
+        answer, failure = await try_call(proof)
         if failure is not None and self._login_over(failure, answer, prepared.request, outcomes):
-            renewed = await self._auth.renewed(proof)
+            renewed = await self._auth.renew_proof(proof)
             if renewed is not None:
                 proof = renewed
-                answer, failure = await tried(proof)
+                answer, failure = await try_call(proof)
         if failure is None:
-            self._auth.accepted(proof)
+            self._auth.note_accepted(proof)
         return answer, failure
 
-    def _login_over(self, failure: CallFailed, answer: Answer, request: Request, outcomes: Sequence[Outcome]) -> bool:
+    def _login_over(
+        self, failure: CallFailed, answer: Answer, request: RequestSettings, outcomes: Sequence[OutcomeRule]
+    ) -> bool:
         """Whether another login may fix it: by a 401, or by a rule (a 403 without one is a matter of rights)."""
         return failure.kind is Failure.AUTH and (
             answer.status == 401
             or any(
-                rule.means == "auth" and picks(rule.when, answer.document) for rule in self._rules(request, outcomes)
+                rule.means == "auth" and condition_picks(rule.when, answer.document)
+                for rule in self._collect_rules(request, outcomes)
             )
         )
 
-    def _rules(self, request: Request, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    def _collect_rules(self, request: RequestSettings, outcomes: Sequence[OutcomeRule]) -> list[OutcomeRule]:
         return [*request.outcomes, *outcomes, *self._settings.outcomes]
 
     @property
@@ -445,7 +475,7 @@ class Http:
         return masked
 
 
-def _no_answer(error: Exception) -> CallFailed:
+def _build_no_response_failure(error: Exception) -> CallFailed:
     """httpx-aiohttp tells a refused connection as a time-out, so the error below it decides."""
     if isinstance(error, _NEVER_CONNECTED) or isinstance(error.__cause__, _NEVER_CONNECTED):
         return CallFailed(Failure.TRANSIENT, "no connection", about_system=True)

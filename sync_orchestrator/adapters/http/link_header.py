@@ -15,34 +15,34 @@ def next_link(header: str) -> str | None:
         end = header.find(">", start)
         if end < 0:
             return None
-        parameters, position = _parameters(header, end + 1)
+        parameters, position = _read_parameters(header, end + 1)
         if "next" in parameters.get("rel", "").lower().split() and "anchor" not in parameters:
             return header[start + 1 : end].strip()
     return None
 
 
-def _parameters(header: str, position: int) -> tuple[dict[str, str], int]:
+def _read_parameters(header: str, position: int) -> tuple[dict[str, str], int]:
     """What follows an address, by lower-case name, the first of each name; and where it ends."""
     found: dict[str, str] = {}
     while True:
-        position = _skip(header, position, _SPACE)
+        position = _skip_signs(header, position, _SPACE)
         if header[position : position + 1] != ";":
             return found, position
-        start = _skip(header, position + 1, _SPACE)
-        position = _until(header, start, ' \t=;,<"')
+        start = _skip_signs(header, position + 1, _SPACE)
+        position = _find_sign(header, start, ' \t=;,<"')
         name = header[start:position].lower()
-        position = _skip(header, position, _SPACE)
+        position = _skip_signs(header, position, _SPACE)
         value = ""
         if header[position : position + 1] == "=":
-            value, position = _value(header, _skip(header, position + 1, _SPACE))
+            value, position = _read_value(header, _skip_signs(header, position + 1, _SPACE))
         if name:
             found.setdefault(name, value)
 
 
-def _value(header: str, position: int) -> tuple[str, int]:
+def _read_value(header: str, position: int) -> tuple[str, int]:
     """A token or a quoted text, and where it ends."""
     if header[position : position + 1] != '"':
-        end = _until(header, position, ' \t;,"')
+        end = _find_sign(header, position, ' \t;,"')
         return header[position:end], end
     pieces: list[str] = []
     position += 1
@@ -54,13 +54,13 @@ def _value(header: str, position: int) -> tuple[str, int]:
     return "".join(pieces), min(position + 1, len(header))
 
 
-def _skip(header: str, position: int, signs: str) -> int:
+def _skip_signs(header: str, position: int, signs: str) -> int:
     while position < len(header) and header[position] in signs:
         position += 1
     return position
 
 
-def _until(header: str, position: int, signs: str) -> int:
+def _find_sign(header: str, position: int, signs: str) -> int:
     while position < len(header) and header[position] not in signs:
         position += 1
     return position

@@ -63,7 +63,7 @@ class Upstream:
         self._most_withheld = len(self._withheld) + _MAX_WITHHELD_NAMES
         self._session: aiohttp.ClientSession | None = None
 
-    async def call(
+    async def pass_request(
         self, method: str, target: str, headers: Iterable[tuple[bytes, bytes]], content: bytes, most: int
     ) -> Passed:
         """Sends one request and reads its response of at most ``most`` bytes, before and after decompression.
@@ -73,26 +73,26 @@ class Upstream:
         response cannot be passed on.
         """
         try:
-            sent = self._sent(list(headers))
+            sent = self._select_headers(list(headers))
             url = URL(self._base_url + target, encoded=True)
         except ValueError as error:
             raise CallFailed(Failure.PERMANENT, f"cannot be sent ({type(error).__name__})") from None
         try:
             async with asyncio.timeout(self._timeout):
-                async with self._opened().request(
+                async with self._open_session().request(
                     method, url, headers=sent, data=content or None, allow_redirects=False
                 ) as response:
-                    _check(response)
-                    body = await _read(response, most)
+                    _check_response(response)
+                    body = await _read_body(response, most)
                     if method == "HEAD" or response.status in _WITHOUT_BODY:
                         response.close()  # a body sent all the same would be read as the response to the next caller
-                return _passed(method, response, body, most)
+                return _build_passed(method, response, body, most)
         except CallFailed:
             raise
         except (TimeoutError, aiohttp.ClientConnectorError) as error:
             raise CallFailed(Failure.TRANSIENT, f"no response ({type(error).__name__})", unknown=True) from None
         except Exception as error:  # libraries raise errors of many kinds for what is not HTTP
-            raise _unusable(f"{type(error).__name__}") from None
+            raise _build_unusable_failure(f"{type(error).__name__}") from None
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -100,7 +100,7 @@ class Upstream:
             await self._session.close()
             self._session = None
 
-    def _sent(self, headers: RawHeaders) -> CIMultiDict[str]:
+    def _select_headers(self, headers: RawHeaders) -> CIMultiDict[str]:
         """The headers that go out. Raises ValueError for values that aiohttp would send as other bytes."""
         gone = _named_by_connection(headers)
         sent: CIMultiDict[str] = CIMultiDict()
@@ -139,7 +139,7 @@ class Upstream:
             self._base_url,
         )
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(
                 limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS, ssl=trusted_certificates()
@@ -164,19 +164,19 @@ def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[str]:
     }
 
 
-def _check(response: aiohttp.ClientResponse) -> None:
+def _check_response(response: aiohttp.ClientResponse) -> None:
     """Raises CallFailed for a response that may not be passed on, or whose end is not certain."""
     if not 200 <= response.status <= 599:
-        raise _unusable(f"status {response.status}")
+        raise _build_unusable_failure(f"status {response.status}")
     codings = [value.strip().lower() for name, value in response.raw_headers if name.lower() == b"transfer-encoding"]
     lengths = {value.strip() for name, value in response.raw_headers if name.lower() == b"content-length"}
     if codings not in ([], [b"chunked"]) or (codings and lengths) or len(lengths) > 1:
-        raise _unusable("Transfer-Encoding and Content-Length leave the end of the response uncertain")
+        raise _build_unusable_failure("Transfer-Encoding and Content-Length leave the end of the response uncertain")
     if not all(length.isdigit() for length in lengths):
-        raise _unusable("Content-Length is not a number")
+        raise _build_unusable_failure("Content-Length is not a number")
 
 
-async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+async def _read_body(response: aiohttp.ClientResponse, most: int) -> bytes:
     content = bytearray()
     async for piece in response.content.iter_any():
         content += piece
@@ -186,7 +186,7 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     return bytes(content)
 
 
-def _passed(method: str, response: aiohttp.ClientResponse, body: bytes, most: int) -> Passed:
+def _build_passed(method: str, response: aiohttp.ClientResponse, body: bytes, most: int) -> Passed:
     left_out = _NOT_FOR_CALLERS | _named_by_connection(response.raw_headers)
     headers = [
         (name.lower(), value)
@@ -209,28 +209,28 @@ def _passed(method: str, response: aiohttp.ClientResponse, body: bytes, most: in
     if not body or (codings and codings[-1] in _OTHER_CODINGS):
         return Passed(response.status, headers, body)
     if len(codings) > 1 or (codings and codings[0] not in CODINGS):
-        raise _unusable("an unknown Content-Encoding")
+        raise _build_unusable_failure("an unknown Content-Encoding")
     if codings:
-        body = _unpack(body, codings[0], most)
+        body = _unpack_body(body, codings[0], most)
     return Passed(response.status, [(name, value) for name, value in headers if name != b"content-encoding"], body)
 
 
-def _unpack(body: bytes, coding: str, most: int) -> bytes:
+def _unpack_body(body: bytes, coding: str, most: int) -> bytes:
     """Raises CallFailed where the body is not what its Content-Encoding says, or larger than ``most`` bytes."""
     unpacker = Unpacker(coding, most)
     try:
-        for _ in unpacker.feed(body):
+        for _ in unpacker.unpack_block(body):
             pass
-        return unpacker.end()
+        return unpacker.finish_body()
     except ResponseTooLarge:
         raise _too_large(most) from None
     except ResponseUnreadable as error:
-        raise _unusable(str(error)) from None
+        raise _build_unusable_failure(str(error)) from None
 
 
 def _too_large(most: int) -> CallFailed:
-    return _unusable(f"a response of more than {most} bytes")
+    return _build_unusable_failure(f"a response of more than {most} bytes")
 
 
-def _unusable(why: str) -> CallFailed:
+def _build_unusable_failure(why: str) -> CallFailed:
     return CallFailed(Failure.PERMANENT, f"the response cannot be passed on: {why}", unknown=True)

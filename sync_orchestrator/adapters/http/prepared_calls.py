@@ -8,7 +8,7 @@ from typing import Any
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.http.responses import About
-from sync_orchestrator.config import Request
+from sync_orchestrator.config import RequestSettings
 
 _CONTENT_TYPES = {"json": "application/json", "lines": "application/x-ndjson"}
 
@@ -33,7 +33,7 @@ Sign = Callable[[Outgoing], Mapping[str, str]]
 class Prepared:
     """A call with its templates filled in."""
 
-    request: Request
+    request: RequestSettings
     url: str
     params: dict[str, str]
     headers: dict[str, str]
@@ -46,12 +46,12 @@ class Prepared:
     """What it addresses, which decides what a 404 says."""
 
 
-def filled(texts: Mapping[str, str]) -> dict[str, str]:
+def drop_empty(texts: Mapping[str, str]) -> dict[str, str]:
     """Returns the texts that are not empty."""
     return {name: text for name, text in texts.items() if text}
 
 
-def sent(request: Request, headers: dict[str, str], content: Any) -> dict[str, Any]:
+def encode_content(request: RequestSettings, headers: dict[str, str], content: Any) -> dict[str, Any]:
     """Returns the headers and the encoded body of a request, as httpx takes them."""
     if content is None:
         return {"headers": headers}

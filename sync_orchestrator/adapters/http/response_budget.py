@@ -25,7 +25,7 @@ class ResponseBudget:
         self.exceeding: Share | None = None
         self.freed = asyncio.Event()
 
-    def share(self) -> Share:
+    def open_share(self) -> Share:
         """What one response takes of it: a context manager."""
         return Share(self)
 

@@ -14,12 +14,12 @@ from typing import Any, Literal
 from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.config import Outcome
+from sync_orchestrator.config import OutcomeRule
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
-from sync_orchestrator.expressions.selectors import compiled
-from sync_orchestrator.expressions.truth import NoTruth, condition, says_something
+from sync_orchestrator.expressions.selectors import compile_selector
+from sync_orchestrator.expressions.truth import NoTruth, parse_condition, says_something
 from sync_orchestrator.texts import html_pages
-from sync_orchestrator.texts.masking import longest_secret, mask
+from sync_orchestrator.texts.masking import longest_secret, mask_secrets
 
 _SHOWN = 300
 MAX_TEXT_BYTES = 1_048_576
@@ -91,7 +91,7 @@ class Answer:
             return None
 
     @cached_property
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """What expressions of the configuration look at."""
         status = self.status if self.status_is_known else None
         return {"status": status, "headers": dict(self.headers), "body": self.body, "text": self.text}
@@ -119,7 +119,7 @@ strict_json = exact_json.parse
 
 def failure_of(
     answer: Answer,
-    rules: Sequence[Outcome],
+    rules: Sequence[OutcomeRule],
     *,
     write: bool,
     about: About = "record",
@@ -132,17 +132,17 @@ def failure_of(
     except NoTruth as error:
         return CallFailed(
             Failure.TRANSIENT,
-            f"answer {answer.status}: outcomes.when {shown(str(error), secrets)}",
+            f"answer {answer.status}: outcomes.when {sanitize_text(str(error), secrets)}",
             status=answer.status,
             unknown=write,
         )
     if rule is not None:
-        reason = found(rule.message, answer.document)
-        return _meant(rule.means, answer, reason, write=write, secrets=secrets, retry_after=retry_after)
-    return classed(answer, write=write, about=about, secrets=secrets, retry_after=retry_after)
+        reason = find_value(rule.message, answer.document)
+        return _classify_by_meaning(rule.means, answer, reason, write=write, secrets=secrets, retry_after=retry_after)
+    return classify_by_status(answer, write=write, about=about, secrets=secrets, retry_after=retry_after)
 
 
-def rule_for(answer: Answer, rules: Sequence[Outcome]) -> Outcome | None:
+def rule_for(answer: Answer, rules: Sequence[OutcomeRule]) -> OutcomeRule | None:
     """The first rule of the configuration that fits an answer.
 
     Raises NoTruth where a rule for a success or an absence depends on a value that is no truth value.
@@ -157,7 +157,7 @@ def rule_for(answer: Answer, rules: Sequence[Outcome]) -> Outcome | None:
     )
 
 
-def applies_to(when: str, document: Any, *, strictly: bool = False) -> bool:
+def applies_to(when: str, document: object, *, strictly: bool = False) -> bool:
     """Whether a rule's condition picks an answer.
 
     A text such as "false" or "0" is what it says, and any other text or number counts as something that is there, such
@@ -165,31 +165,31 @@ def applies_to(when: str, document: Any, *, strictly: bool = False) -> bool:
     absence is not taken from it), and for its negation.
     """
     try:
-        return condition(when).applies(document)
+        return parse_condition(when).applies(document)
     except NoTruth:
         if strictly:
             raise
-    return says_something(condition(when).result(document))
+    return says_something(parse_condition(when).evaluate_on(document))
 
 
-def picks(when: str, document: Any) -> bool:
+def condition_picks(when: str, document: object) -> bool:
     """The same where nothing hangs on what cannot be read: it picks nothing."""
     with suppress(NoTruth):
         return applies_to(when, document)
     return False
 
 
-def found(expression: str | None, document: Any) -> Any:
+def find_value(expression: str | None, document: object) -> Any:
     """What stands at a place of a document; None also where the expression does not fit it."""
     if expression is None:
         return None
     try:
-        return compiled(expression).search(document)
+        return compile_selector(expression).search(document)
     except JMESPathError:
         return None
 
 
-def classed(
+def classify_by_status(
     answer: Answer,
     *,
     write: bool,
@@ -205,11 +205,11 @@ def classed(
     status = answer.status
     if 200 <= status < 300:
         return None
-    detail = f"answer {status}: {shown(answer.text, secrets)}"
+    detail = f"answer {status}: {sanitize_text(answer.text, secrets)}"
     if not 200 <= status < 600:  # no status of HTTP that could end a call, so it says nothing
         return CallFailed(Failure.TRANSIENT, detail, status=status, unknown=write, about_system=True)
     if 300 <= status < 400:
-        where = shown(answer.headers.get("location", "nowhere"), secrets)
+        where = sanitize_text(answer.headers.get("location", "nowhere"), secrets)
         return CallFailed(
             Failure.TRANSIENT,
             f"answer {status}: redirects to {where}, which is not followed",
@@ -243,22 +243,22 @@ def classed(
     )
 
 
-def _meant(
-    means: str, answer: Answer, reason: Any, *, write: bool, secrets: Sequence[str], retry_after: float | None
+def _classify_by_meaning(
+    means: str, answer: Answer, reason: object, *, write: bool, secrets: Sequence[str], retry_after: float | None
 ) -> CallFailed | None:
     if means in ("ok", "created"):
         return None
     kind = _WAITING.get(means, Failure.PERMANENT)
-    said = reason if isinstance(reason, str) else exact_json.text(reason, spaced=True) if reason else ""
+    said = reason if isinstance(reason, str) else exact_json.dump_text(reason, spaced=True) if reason else ""
     return CallFailed(
         kind,
-        f"{means.replace('_', ' ')}, answer {answer.status}: {shown(said or answer.text, secrets)}",
+        f"{means.replace('_', ' ')}, answer {answer.status}: {sanitize_text(said or answer.text, secrets)}",
         status=answer.status,
         retry_after=retry_after if means in _WAITING else None,
         refusal=_REFUSALS_BY_MEANING.get(means),
         unknown=write and means == "transient" and _may_have_been_done(answer.status),
         about_system=means == "auth",
-        reason=shown(said, secrets) if said else None,
+        reason=sanitize_text(said, secrets) if said else None,
     )
 
 
@@ -271,7 +271,7 @@ def _may_have_been_done(status: int) -> bool:
     return status == 408 or not 400 <= status < 500
 
 
-def shown(text: str, secrets: Sequence[str] = ()) -> str:
+def sanitize_text(text: str, secrets: Sequence[str] = ()) -> str:
     """What came, on one line, clipped, without secrets; of an HTML page its text.
 
     Args:
@@ -279,8 +279,8 @@ def shown(text: str, secrets: Sequence[str] = ()) -> str:
         secrets: Further secrets than those of the environment, as ``texts/masking.py`` finds them.
     """
     # A secret that begins before the cut is masked whole, so that no part of it is left at the end.
-    masked = mask(text[: MAX_SCANNED + longest_secret(secrets)], secrets)[:MAX_SCANNED]
+    masked = mask_secrets(text[: MAX_SCANNED + longest_secret(secrets)], secrets)[:MAX_SCANNED]
     if html_pages.is_html_page(masked):
-        masked = "an HTML page: " + mask(html_pages.text_of(masked), secrets)
+        masked = "an HTML page: " + mask_secrets(html_pages.text_of(masked), secrets)
     plain = " ".join(masked.split())
     return plain if len(plain) <= _SHOWN else plain[:_SHOWN] + "…"

@@ -34,26 +34,26 @@ class Wire:
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _Client] = WeakKeyDictionary()
         self._last: _Client | None = None
 
-    def request(
+    def build_request(
         self,
         method: str,
         url: str,
         *,
         params: Mapping[str, str] | None,
         headers: Mapping[str, str],
-        **body: Any,
+        **body: object,
     ) -> httpx.Request:
         """A request to a path, or to an absolute address. Raises httpx.InvalidURL."""
-        return self._client().request(
+        return self._get_client().build_request(
             self._base_url + url if url.startswith("/") else url, method, params, headers, body
         )
 
-    async def answer(self, request: httpx.Request, max_bytes: int) -> Received:
+    async def fetch_response(self, request: httpx.Request, max_bytes: int) -> Received:
         """What comes back, of at most this number of bytes once it is unpacked; redirects are not followed.
 
         Raises ResponseTooLarge, ResponseUnreadable, httpx.HTTPError, aiohttp.ClientError, OSError.
         """
-        return await self._client().answer(request, max_bytes)
+        return await self._get_client().fetch_response(request, max_bytes)
 
     async def close(self) -> None:
         """Ends this event loop's connections."""
@@ -62,7 +62,7 @@ class Wire:
         if client is not None:
             await client.close()
 
-    def _client(self) -> _Client:
+    def _get_client(self) -> _Client:
         loop = asyncio.get_running_loop()
         if self._last is not None and self._last.loop is loop:
             return self._last
@@ -99,7 +99,7 @@ class _Client:
         self._headers = {name.lower(): (name, text) for name, text in client.headers.items()}
         self._extensions = {"timeout": httpx.Timeout(timeout).as_dict()}
 
-    def request(
+    def build_request(
         self,
         url: str,
         method: str,
@@ -116,8 +116,8 @@ class _Client:
             **body,
         )
 
-    async def answer(self, request: httpx.Request, max_bytes: int) -> Received:
-        return await self._transport.whole(request, max_bytes)
+    async def fetch_response(self, request: httpx.Request, max_bytes: int) -> Received:
+        return await self._transport.fetch_response(request, max_bytes)
 
     async def close(self) -> None:
         await self._transport.aclose()
@@ -134,11 +134,11 @@ def with_params(url: str, params: Mapping[str, str]) -> httpx.URL:
         return found
     query = found.query.decode("ascii")
     if any(name in params for name in httpx.QueryParams(query)):
-        query = _encoded([pair for pair in httpx.QueryParams(query).multi_items() if pair[0] not in params])
-    return found.copy_with(query="&".join(filter(None, (query, _encoded(params.items())))).encode())
+        query = _encode_query([pair for pair in httpx.QueryParams(query).multi_items() if pair[0] not in params])
+    return found.copy_with(query="&".join(filter(None, (query, _encode_query(params.items())))).encode())
 
 
-def _encoded(pairs: Iterable[tuple[str, str]]) -> str:
+def _encode_query(pairs: Iterable[tuple[str, str]]) -> str:
     return urlencode(list(pairs), quote_via=quote, safe="")
 
 
@@ -155,23 +155,23 @@ class Transport(AiohttpTransport):
         )
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
-    async def whole(self, request: httpx.Request, max_bytes: int) -> Received:
+    async def fetch_response(self, request: httpx.Request, max_bytes: int) -> Received:
         """The response without httpx's object for it, unpacked."""
         with map_aiohttp_exceptions():
-            answer = await self._begun(request)
+            answer = await self._begin_request(request)
             try:
-                headers = _headers(answer)
+                headers = _decode_headers(answer)
                 unpacker = Unpacker(headers.get("content-encoding", ""), max_bytes)
-                with budget_of_loop().share() as share:
+                with budget_of_loop().open_share() as share:
                     while block := await answer.content.readany():
-                        for size_bytes in unpacker.feed(block):
+                        for size_bytes in unpacker.unpack_block(block):
                             await share.grow_to(size_bytes)
-                    return Received(answer.status, headers, unpacker.end())
+                    return Received(answer.status, headers, unpacker.finish_body())
             except BaseException:
                 answer.close()  # the rest of it is not wanted
                 raise
 
-    async def _begun(self, request: httpx.Request) -> aiohttp.ClientResponse:
+    async def _begin_request(self, request: httpx.Request) -> aiohttp.ClientResponse:
         if not isinstance(self.client, aiohttp.ClientSession):
             self.client = self.get_client()
         waits = request.extensions.get("timeout", {})
@@ -189,15 +189,15 @@ class Transport(AiohttpTransport):
         )
 
 
-def _headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
+def _decode_headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
     headers: dict[str, str] = {}
     for raw, text in answer.raw_headers:
         name = raw.decode("latin-1").lower()
-        headers[name] = f"{headers[name]}, {_text(text)}" if name in headers else _text(text)
+        headers[name] = f"{headers[name]}, {_decode_text(text)}" if name in headers else _decode_text(text)
     return headers
 
 
-def _text(raw: bytes) -> str:
+def _decode_text(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

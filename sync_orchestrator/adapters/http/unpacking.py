@@ -46,40 +46,40 @@ class Unpacker:
         self._size = 0
         self._engine: zlib._Decompress | None = None
 
-    def feed(self, block: bytes) -> Iterator[int]:
+    def unpack_block(self, block: bytes) -> Iterator[int]:
         """Takes the next bytes as they came, a megabyte at a time; yields how many there are in all each time.
 
         Raises ResponseTooLarge, ResponseUnreadable.
         """
         if self._coding in _PLAIN:
-            self._keep(block)
+            self._keep_piece(block)
             yield self._size
             return
         try:
-            for _ in self._unpack(block):
+            for _ in self._unpack_pieces(block):
                 yield self._size
         except zlib.error as error:
             raise ResponseUnreadable(f"it is not {self._coding}: {error}") from None
 
-    def end(self) -> bytes:
+    def finish_body(self) -> bytes:
         """The whole body. Raises ResponseUnreadable where its packing has not ended."""
         if self._engine is not None and not self._engine.eof:
             raise ResponseUnreadable(f"its {self._coding} ends early")
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
-    def _unpack(self, block: bytes) -> Iterator[None]:
+    def _unpack_pieces(self, block: bytes) -> Iterator[None]:
         if self._engine is None:
-            self._engine = self._begin(block)
+            self._engine = self._create_engine(block)
         while block:
             if self._engine.eof:  # gzip may have several members, one after the other
                 if "gzip" not in self._coding or not block.strip(b"\x00"):
                     return
                 self._engine = zlib.decompressobj(_WINDOWS[self._coding][0])
-            self._keep(self._engine.decompress(block, _PIECE_BYTES))
+            self._keep_piece(self._engine.decompress(block, _PIECE_BYTES))
             block = self._engine.unconsumed_tail or self._engine.unused_data
             yield
 
-    def _begin(self, block: bytes) -> zlib._Decompress:
+    def _create_engine(self, block: bytes) -> zlib._Decompress:
         windows = _WINDOWS.get(self._coding)
         if windows is None:
             raise ResponseUnreadable(f"its Content-Encoding is {self._coding[:40]!a}; we accept {ACCEPTED}")
@@ -87,7 +87,7 @@ class Unpacker:
             return zlib.decompressobj(windows[1])  # some servers send deflate without the header of zlib
         return zlib.decompressobj(windows[0])
 
-    def _keep(self, piece: bytes) -> None:
+    def _keep_piece(self, piece: bytes) -> None:
         self._size += len(piece)
         if self._size > self._max_bytes:
             raise ResponseTooLarge

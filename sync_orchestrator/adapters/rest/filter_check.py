@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.prepared_calls import Values
 from sync_orchestrator.adapters.rest.paging import first_page, get_count
-from sync_orchestrator.config import Count, FilterCheck, Listing, Outcome
+from sync_orchestrator.config import CountCallSettings, FilterCheckSettings, ListCallSettings, OutcomeRule
 from sync_orchestrator.errors import CallFailed, Failure
 
 KEEP = 3600.0
@@ -30,28 +30,35 @@ class Filters:
             await filters.prove("count", count, values, "group", *target.references)
     """
 
-    def __init__(self, http: Http, settings: FilterCheck, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, http: HttpClient, settings: FilterCheckSettings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._http = http
         self._settings = settings
         self._clock = clock
         self._proven: dict[str, float] = {}
 
-    async def prove(
-        self, name: str, call: Listing | Count, values: Values, *filters: str, outcomes: Sequence[Outcome] = ()
+    async def prove_filters(
+        self,
+        name: str,
+        call: ListCallSettings | CountCallSettings,
+        values: Values,
+        *filters: str,
+        outcomes: Sequence[OutcomeRule] = (),
     ) -> None:
         """Returns where the call named ``name`` obeys the names ``filters`` of its templates.
 
         Whichever of them it does not use is left aside. Raises CallFailed, PERMANENT where everything comes back.
         """
-        used = sorted(call.names() & set(filters))
+        used = sorted(call.collect_template_names() & set(filters))
         now = self._clock()
         if self._settings.off or not used or now < self._proven.get(name, now):
             return
-        impossible = {filter: self._impossible(filter) for filter in used}
+        impossible = {filter: self._choose_impossible_value(filter) for filter in used}
         asked = " and ".join(f"{filter} '{value}'" for filter, value in impossible.items())
         place = f"the filter of '{name}' ({call.method} {call.path})"
         try:
-            came = await self._came(call, {**values, **impossible}, outcomes)
+            came = await self._describe_result(call, {**values, **impossible}, outcomes)
         except CallFailed as failure:
             if not is_refusal(failure):
                 raise CallFailed(
@@ -72,14 +79,16 @@ class Filters:
             )
         self._proven[name] = now + KEEP
 
-    def _impossible(self, filter: str) -> Any:
+    def _choose_impossible_value(self, filter: str) -> Any:
         if filter == "keys":
             return [self._settings.key]
         return self._settings.key if filter == "key" else self._settings.group
 
-    async def _came(self, call: Listing | Count, values: Values, outcomes: Sequence[Outcome]) -> str | None:
+    async def _describe_result(
+        self, call: ListCallSettings | CountCallSettings, values: Values, outcomes: Sequence[OutcomeRule]
+    ) -> str | None:
         """What comes; None for nothing."""
-        if isinstance(call, Count):
+        if isinstance(call, CountCallSettings):
             number = await get_count(self._http, call, values, outcomes)
             return f"a count of {number}" if number else None
         items = await first_page(self._http, call, values, outcomes)

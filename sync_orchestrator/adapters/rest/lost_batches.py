@@ -36,13 +36,13 @@ class LostBatches:
         self._waiting: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Waiting]] = WeakKeyDictionary()
         self._listings: set[asyncio.Task[None]] = set()
 
-    def add(self, keys: Iterable[str]) -> None:
+    def add_keys(self, keys: Iterable[str]) -> None:
         """Remembers the records of a call whose outcome is unknown."""
         self._keys.update(dict.fromkeys(keys))
         while len(self._keys) > _REMEMBERED:
             self._keys.pop(next(iter(self._keys)))
 
-    async def find(self, key: str, group: str | None) -> list[Found]:
+    async def find_records(self, key: str, group: str | None) -> list[Found]:
         """What a listing shows under a key that was in a lost call; empty where a search has to tell."""
         if group is None or key not in self._keys:
             return []
@@ -51,19 +51,19 @@ class LostBatches:
         groups = self._waiting.setdefault(loop, {})
         if group not in groups:
             groups[group] = {}
-            loop.call_later(_GATHER_SECONDS, self._begin, groups, group)
+            loop.call_later(_GATHER_SECONDS, self._start_listing, groups, group)
         return await groups[group].setdefault(key, loop.create_future())
 
-    def _begin(self, groups: dict[str, Waiting], group: str) -> None:
-        listing = asyncio.get_running_loop().create_task(self._list(group, groups.pop(group)))
+    def _start_listing(self, groups: dict[str, Waiting], group: str) -> None:
+        listing = asyncio.get_running_loop().create_task(self._list_group(group, groups.pop(group)))
         self._listings.add(listing)
         listing.add_done_callback(self._listings.discard)
 
-    async def _list(self, group: str, waiting: Waiting) -> None:
+    async def _list_group(self, group: str, waiting: Waiting) -> None:
         found: dict[str, list[Found]] = defaultdict(list)
         try:
             if len(waiting) >= MIN_KEYS:
-                await self._read(group, waiting, found)
+                await self._read_pages(group, waiting, found)
         except CallFailed:
             found.clear()  # each is searched by itself, and says what is wrong
         finally:
@@ -71,7 +71,7 @@ class LostBatches:
                 if not future.done():
                     future.set_result(found.get(key, []))
 
-    async def _read(self, group: str, waiting: Waiting, found: dict[str, list[Found]]) -> None:
+    async def _read_pages(self, group: str, waiting: Waiting, found: dict[str, list[Found]]) -> None:
         """Reads pages for as long as they cost less than half of the searches that they may save."""
         left = len(waiting) // 2
         async with aclosing(self._pages(group)) as pages:  # type: ignore[type-var]

@@ -6,20 +6,19 @@ Pure: no calls. Not here: reading (``reads.py``), writing (``writes.py``), singl
 from __future__ import annotations
 
 import re
-from typing import Any
 from urllib.parse import unquote
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.adapters.rest.codecs import Codecs
-from sync_orchestrator.config import Target
+from sync_orchestrator.config import TargetSettings
 from sync_orchestrator.core.ports import Found, Item, Json
 from sync_orchestrator.core.values.identity import other_key
 from sync_orchestrator.core.values.mapping import Mapping
 from sync_orchestrator.core.values.names import NoName, canonical_name
 from sync_orchestrator.errors import CallFailed
-from sync_orchestrator.expressions.selectors import compiled
-from sync_orchestrator.expressions.truth import NoTruth, condition
+from sync_orchestrator.expressions.selectors import compile_selector
+from sync_orchestrator.expressions.truth import NoTruth, parse_condition
 
 MAX_MATCHED = 2000
 """Characters that a configured pattern is given of a key or a header."""
@@ -28,7 +27,7 @@ MAX_MATCHED = 2000
 class Records:
     """The records of one target. ``mapped_fields`` are the payload's fields, the only ones compared."""
 
-    def __init__(self, http: Http, target: Target, mapped_fields: tuple[str, ...]) -> None:
+    def __init__(self, http: HttpClient, target: TargetSettings, mapped_fields: tuple[str, ...]) -> None:
         self.assigns_ids = target.ids == "theirs"
         self.codecs = Codecs(target.fields, mapped_fields)
         self._mapping = Mapping(
@@ -38,72 +37,76 @@ class Records:
         )
         self._http = http
         self._target = target
-        self._id = compiled(target.id)
-        self._group = compiled(target.group) if target.group else None
-        self._gone = condition(target.gone_when) if target.gone_when else None
+        self._id = compile_selector(target.id)
+        self._group = compile_selector(target.group) if target.group else None
+        self._gone = parse_condition(target.gone_when) if target.gone_when else None
 
     def are_written(self, payload: Json, fields: Json) -> bool:
         """Whether a record's fields are those of a payload, as far as the third party keeps them."""
-        return not self._mapping.differences(payload, fields)
+        return not self._mapping.list_differences(payload, fields)
 
-    def address(self, item: Item) -> dict[str, Any]:
+    def build_address(self, item: Item) -> dict[str, object]:
         """What templates know of a record's place."""
         return {"key": item.key, "id": item.external_id if self.assigns_ids else item.key, "group": item.group}
 
-    def fits(self, key: str) -> bool:
+    def accepts_key(self, key: str) -> bool:
         """Whether a record of this key can be written there."""
         pattern = self._target.key_pattern
         return pattern is None or (len(key) <= MAX_MATCHED and re.fullmatch(pattern, key) is not None)
 
-    def key_in(self, record: Any) -> str | None:
+    def key_in(self, record: object) -> str | None:
         """Our key in a record; None where there is none. Raises CallFailed for what cannot be a key."""
         return (
-            self._name(self.codecs.decoded(record, self._target.key_field), record)
+            self._read_name(self.codecs.decode_field(record, self._target.key_field), record)
             if isinstance(record, dict)
             else None
         )
 
-    def key_of(self, record: Any) -> str:
+    def key_of(self, record: object) -> str:
         """Our key in a record. Raises CallFailed where there is none."""
         if (key := self.key_in(record)) is None:
-            raise self._http.garbage(f"no '{self._target.key_field}' in a record of the third party", record)
+            raise self._http.build_unusable_failure(
+                f"no '{self._target.key_field}' in a record of the third party", record
+            )
         return key
 
-    def id_of(self, record: Any) -> str:
+    def id_of(self, record: object) -> str:
         """Its id, which is the key where that is ours. Raises CallFailed where there is none."""
         if not self.assigns_ids:
             return self.key_of(record)
         if (external_id := self._their_id(record)) is None:
-            raise self._http.garbage(f"no id at '{self._target.id}' in a record of the third party", record)
+            raise self._http.build_unusable_failure(
+                f"no id at '{self._target.id}' in a record of the third party", record
+            )
         return external_id
 
-    def is_gone(self, record: Any) -> bool:
+    def is_gone(self, record: object) -> bool:
         """Whether it is shown though it is deleted or deactivated. Raises CallFailed where that cannot be read."""
         try:
             return self._gone is not None and self._gone.holds(record)
         except NoTruth as error:
-            raise self._http.garbage(f"gone_when: {error}", record) from None
+            raise self._http.build_unusable_failure(f"gone_when: {error}", record) from None
 
-    def found(self, record: Any) -> Found:
+    def to_found(self, record: object) -> Found:
         """The record for the core. Raises CallFailed where it cannot be one."""
         if not isinstance(record, dict):
-            raise self._http.garbage("a record of the third party is not an object", record)
+            raise self._http.build_unusable_failure("a record of the third party is not an object", record)
         fields: Json = self.codecs.decode(record)
-        key = self._name(fields[self._target.key_field], record)
-        group = self._name(self._http.search(self._group, record), record) if self._group else None
+        key = self._read_name(fields[self._target.key_field], record)
+        group = self._read_name(self._http.search_document(self._group, record), record) if self._group else None
         return Found(key, self.id_of(record) if self.assigns_ids or key is None else key, group, fields)
 
-    def shown_in(self, document: Any, place: str | None) -> Json | None:
+    def shown_in(self, document: object, place: str | None) -> Json | None:
         """The record in the response to a write, at ``place`` or where all have it; None where there is none."""
         try:
-            record = self._http.search(compiled(place or self._target.record), document)
+            record = self._http.search_document(compile_selector(place or self._target.record), document)
         except CallFailed:
             return None
         if isinstance(record, list) and len(record) == 1:
             record = record[0]
         return record if isinstance(record, dict) else None
 
-    def stranger_in(self, record: Any, key: str) -> str | None:
+    def stranger_in(self, record: object, key: str) -> str | None:
         """The key in a record if it is not ``key``; None where it is, or where the record shows no key."""
         try:
             return other_key(key, self.key_in(record))
@@ -126,15 +129,17 @@ class Records:
         match = re.search(source.pattern, answer.headers.get(source.header.lower(), "")[:MAX_MATCHED])
         return unquote(match[1]) or None if match and match[1] else None
 
-    def _their_id(self, record: Any) -> str | None:
+    def _their_id(self, record: object) -> str | None:
         return (
-            self._name(self._http.search(self._id, record), record, of_ours=False) if isinstance(record, dict) else None
+            self._read_name(self._http.search_document(self._id, record), record, of_ours=False)
+            if isinstance(record, dict)
+            else None
         )
 
-    def _name(self, value: Any, record: Any, *, of_ours: bool = True) -> str | None:
+    def _read_name(self, value: object, record: object, *, of_ours: bool = True) -> str | None:
         if isinstance(value, bool | dict | list):
             return None
         try:
             return canonical_name(value, of_ours=of_ours)
         except NoName as error:
-            raise self._http.garbage(f"a record of the third party: {error}", record) from None
+            raise self._http.build_unusable_failure(f"a record of the third party: {error}", record) from None

@@ -6,29 +6,29 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from sync_orchestrator.adapters.concurrency import side_by_side
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.filter_check import Filters
-from sync_orchestrator.adapters.rest.paging import get_all, get_count, get_list, pages
-from sync_orchestrator.adapters.row_reader import asked_for, once_each
-from sync_orchestrator.config import Get, Listing, Part
+from sync_orchestrator.adapters.rest.paging import get_all, get_count, get_list, list_pages
+from sync_orchestrator.adapters.row_reader import once_each, select_requested_rows
+from sync_orchestrator.config import ListCallSettings, PartSettings, ReadCallSettings
 from sync_orchestrator.core.ports import PartRead, Ungrouped
-from sync_orchestrator.core.values.names import NoName, alike, canonical_name, spellings, spelt_otherwise
+from sync_orchestrator.core.values.names import NoName, are_alike, canonical_name, list_spellings, spelt_otherwise
 from sync_orchestrator.core.values.source_versions import as_time, version_of
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
-from sync_orchestrator.expressions.selectors import compiled
-from sync_orchestrator.expressions.truth import NoTruth, condition
+from sync_orchestrator.expressions.selectors import compile_selector
+from sync_orchestrator.expressions.truth import NoTruth, parse_condition
 
 
 class RestSource:
     """Implements ``core.ports.SourceSystem``."""
 
-    def __init__(self, http: Http, part: Part) -> None:
+    def __init__(self, http: HttpClient, part: PartSettings) -> None:
         self._http = http
         self._part = part
-        self._key = compiled(part.key)
-        self._version = compiled(part.version.path)
-        self._group = compiled(part.group) if part.group else None
-        self._deleted = condition(part.deleted_when) if part.deleted_when else None
+        self._key = compile_selector(part.key)
+        self._version = compile_selector(part.version.path)
+        self._group = compile_selector(part.group) if part.group else None
+        self._deleted = parse_condition(part.deleted_when) if part.deleted_when else None
         assert part.list is not None
         self._list = part.list
         self.keyset_listing = part.list.paging == "after"
@@ -41,12 +41,12 @@ class RestSource:
         """The part of one record now; None for a 404, a 410, or where the answer says that there is nothing."""
         if self._part.read is None:
             return next(iter(await self.read_many([key])), None)
-        for spelling in spellings(key):
-            if items := await self._items(self._part.read, spelling):
-                return self._asked_for(key, items)
+        for spelling in list_spellings(key):
+            if items := await self._read_items(self._part.read, spelling):
+                return self._select_requested_row(key, items)
         return None
 
-    async def _items(self, call: Get, key: str) -> list[Any]:
+    async def _read_items(self, call: ReadCallSettings, key: str) -> list[object]:
         try:
             return await get_all(self._http, call, {"key": key}, key_of=self._key_of)
         except CallFailed as failure:
@@ -54,15 +54,15 @@ class RestSource:
                 return []
             raise
 
-    def _asked_for(self, key: str, items: Sequence[Any]) -> PartRead | None:
+    def _select_requested_row(self, key: str, items: Sequence[object]) -> PartRead | None:
         """The part of a key among what came for it; under another spelling of the key it cannot be used."""
-        rows = once_each([self._row(item) for item in items])
+        rows = once_each([self._read_row(item) for item in items])
         other = next((row.key for row in rows if row.key != key), None)
         if other is None:
             return next(iter(rows), None)
-        if len(rows) == 1 and alike(other, key):
+        if len(rows) == 1 and are_alike(other, key):
             return PartRead(key, 0, {}, problem=spelt_otherwise(other, key))
-        raise self._http.garbage(f"asked for record {key}, another came", items[0])
+        raise self._http.build_unusable_failure(f"asked for record {key}, another came", items[0])
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
         """The parts of those keys that the source has, in chunks of ``read_many_size``.
@@ -75,21 +75,21 @@ class RestSource:
         together = [key for key in keys if self._part.read_many is not None and "," not in key]
         size = self._part.read_many_size
         chunks = [together[at : at + size] for at in range(0, len(together), size)]
-        found = await side_by_side(self._http.concurrency, self._chunk, chunks)
+        found = await side_by_side(self._http.concurrency, self._read_chunk, chunks)
         alone = await side_by_side(self._http.concurrency, self.read, single)
         return [row for rows in found for row in rows] + [row for row in alone if row is not None]
 
-    async def _chunk(self, keys: Sequence[str]) -> list[PartRead]:
+    async def _read_chunk(self, keys: Sequence[str]) -> list[PartRead]:
         assert self._part.read_many is not None
-        wanted, values = set(keys), {"keys": [spelling for key in keys for spelling in spellings(key)]}
+        wanted, values = set(keys), {"keys": [spelling for key in keys for spelling in list_spellings(key)]}
         rows = [
-            self._row(item)
-            async for items, _ in pages(self._http, self._part.read_many, values, key_of=self._key_of)
+            self._read_row(item)
+            async for items, _ in list_pages(self._http, self._part.read_many, values, key_of=self._key_of)
             for item in items
         ]
         if any(row.key not in wanted for row in rows):
-            await self._filters.prove("read_many", self._part.read_many, values, "keys")
-        return once_each(asked_for(keys, rows))
+            await self._filters.prove_filters("read_many", self._part.read_many, values, "keys")
+        return once_each(select_requested_rows(keys, rows))
 
     async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         """Pages of a business group; with paging by key, ``after`` goes on behind that key.
@@ -108,28 +108,28 @@ class RestSource:
             yield rows
 
     async def _of_group(
-        self, name: str, listing: Listing, group: str, after: str | None = None
+        self, name: str, listing: ListCallSettings, group: str, after: str | None = None
     ) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         values = {"group": group}
         seen: dict[int, tuple[int, int]] | None = None if listing.paging in ("none", "after") else {}
-        async for items, last in pages(self._http, listing, values, key_of=self._key_of, after=after):
-            rows = once_each([self._row(item, keys_only=listing is self._part.keys) for item in items])
+        async for items, last in list_pages(self._http, listing, values, key_of=self._key_of, after=after):
+            rows = once_each([self._read_row(item, keys_only=listing is self._part.keys) for item in items])
             if self._group is not None and any(row.group is None and row.problem is None for row in rows):
-                if "group" in listing.names():
-                    await self._filters.prove(name, listing, values, "group")
+                if "group" in listing.collect_template_names():
+                    await self._filters.prove_filters(name, listing, values, "group")
                 elif all(row.group is None for row in rows):
                     raise CallFailed(
                         Failure.PERMANENT,
                         (
                             f"no business group at '{self._part.group}', and '{name}' does not ask for one with "
-                            "{{ group }}: " + self._http.shown(repr(items[0]))
+                            "{{ group }}: " + self._http.sanitize_text(repr(items[0]))
                         ),
                     )
                 else:  # it names the group of others: these have none, and hold up nothing else
-                    rows = [self._grouped(row) for row in rows]
+                    rows = [self._require_group(row) for row in rows]
             yield rows if seen is None else [self._first_time(row, seen) for row in rows], last
 
-    def _grouped(self, row: PartRead) -> PartRead:
+    def _require_group(self, row: PartRead) -> PartRead:
         if row.group is not None or row.problem is not None:
             return row
         return PartRead(row.key, 0, {}, problem=f"no business group at '{self._part.group}'")
@@ -161,10 +161,10 @@ class RestSource:
         values: dict[str, Any] = {"since_number": since}
         if self._part.version.kind == "time":
             values["since"] = as_time(since)
-        async for items, _ in pages(self._http, self._part.changes, values, key_of=self._key_of):
-            yield await self._settled([self._row(item) for item in items])
+        async for items, _ in list_pages(self._http, self._part.changes, values, key_of=self._key_of):
+            yield await self._settle_unclear_rows([self._read_row(item) for item in items])
 
-    async def _settled(self, rows: list[PartRead]) -> list[PartRead]:
+    async def _settle_unclear_rows(self, rows: list[PartRead]) -> list[PartRead]:
         """Rows of a key and one version that differ say nothing of which is present: the record is read by key.
 
         Where it cannot be read, the order in which the source gives them decides.
@@ -204,37 +204,39 @@ class RestSource:
         """Closes the connections of the client."""
         await self._http.close()
 
-    def _key_of(self, item: Any) -> str:
+    def _key_of(self, item: object) -> str:
         try:
-            key = canonical_name(self._http.search(self._key, item))
+            key = canonical_name(self._http.search_document(self._key, item))
         except NoName as error:
-            why = self._http.shown(str(error))
+            why = self._http.sanitize_text(str(error))
             raise CallFailed(Failure.PERMANENT, f"no key at '{self._part.key}': {why}") from None
         if key is None:
-            raise CallFailed(Failure.PERMANENT, f"no key at '{self._part.key}': {self._http.shown(repr(item))}")
+            raise CallFailed(Failure.PERMANENT, f"no key at '{self._part.key}': {self._http.sanitize_text(repr(item))}")
         return key
 
-    def _row(self, item: Any, *, keys_only: bool = False) -> PartRead:
+    def _read_row(self, item: object, *, keys_only: bool = False) -> PartRead:
         if not isinstance(item, dict):
-            raise self._http.garbage("an item of the source is not an object", item)
+            raise self._http.build_unusable_failure("an item of the source is not an object", item)
         key = self._key_of(item)
         try:
-            version = version_of(self._http.search(self._version, item), self._part.version.kind, self._part.tz)
+            version = version_of(
+                self._http.search_document(self._version, item), self._part.version.kind, self._part.tz
+            )
         except ValueError as error:
-            return self._unusable(key, f"no version at '{self._part.version.path}'", str(error))
+            return self._build_unusable_part(key, f"no version at '{self._part.version.path}'", str(error))
         try:
             deleted = self._deleted is not None and self._deleted.holds(item)
         except NoTruth as error:
             if not keys_only:  # which need not show the fields of the condition
-                return self._unusable(key, "deleted_when", str(error))
+                return self._build_unusable_part(key, "deleted_when", str(error))
             deleted = False
-        value = self._http.search(self._group, item) if self._group else None
+        value = self._http.search_document(self._group, item) if self._group else None
         try:
             group = None if isinstance(value, str) and not value.strip() else canonical_name(value)
         except NoName as error:
-            return self._unusable(key, f"no business group at '{self._part.group}'", str(error))
+            return self._build_unusable_part(key, f"no business group at '{self._part.group}'", str(error))
         return PartRead(key, version, item, group, deleted)
 
-    def _unusable(self, key: str, what: str, came: str) -> PartRead:
+    def _build_unusable_part(self, key: str, what: str, came: str) -> PartRead:
         """An item that stays unusable; the cause comes first, so that its alerts are grouped."""
-        return PartRead(key, 0, {}, problem=f"{what}: {self._http.shown(came)}")
+        return PartRead(key, 0, {}, problem=f"{what}: {self._http.sanitize_text(came)}")

@@ -17,13 +17,13 @@ from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.adapters.rest.reads import Present, Reads
 from sync_orchestrator.adapters.rest.records import Records
 from sync_orchestrator.adapters.rest.requests import Send, Sender, Written, not_ours
-from sync_orchestrator.config import Request, Target
+from sync_orchestrator.config import RequestSettings, TargetSettings
 from sync_orchestrator.config.call_checks import IN_CONDITIONS
-from sync_orchestrator.config.calls import LinkedCall
+from sync_orchestrator.config.calls import LinkedCallSettings
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
-from sync_orchestrator.expressions.truth import NoTruth, condition, truth
+from sync_orchestrator.expressions.truth import NoTruth, parse_condition, parse_truth
 
 _between_calls = CrashPoint("writes.between_calls")
 
@@ -37,7 +37,12 @@ class Writes:
     """
 
     def __init__(
-        self, target: Target, sender: Sender, reads: Reads, records: Records, bulks: Mapping[str, Send] | None = None
+        self,
+        target: TargetSettings,
+        sender: Sender,
+        reads: Reads,
+        records: Records,
+        bulks: Mapping[str, Send] | None = None,
     ) -> None:
         self._target = target
         self._sender = sender
@@ -47,22 +52,28 @@ class Writes:
             "create": sender.create,
             "update": sender.update,
             "delete": sender.delete,
-            "refused": sender.refused,
+            "refused": sender.replace_refused_delete,
             **(bulks or {}),
         }
         refused = target.delete.refused if target.delete else None
-        calls: dict[Verb, Request | None] = {"update": target.update, "delete": target.delete, "refused": refused}
-        self._with_revision = {verb for verb, call in calls.items() if call is not None and "revision" in call.names()}
+        calls: dict[Verb, RequestSettings | None] = {
+            "update": target.update,
+            "delete": target.delete,
+            "refused": refused,
+        }
+        self._with_revision = {
+            verb for verb, call in calls.items() if call is not None and "revision" in call.collect_template_names()
+        }
         self._upsert: tuple[Callable[[Item], Awaitable[bool]], ...] = {
-            "update": (self._overwrite,),
-            "update_first": (self._overwrite, self._make, self._overwrite),
-            "create_first": (self._make, self._overwrite, self._make),
+            "update": (self._overwrite_record,),
+            "update_first": (self._overwrite_record, self._create_under_our_id, self._overwrite_record),
+            "create_first": (self._create_under_our_id, self._overwrite_record, self._create_under_our_id),
         }[target.upsert]
 
     async def create(self, item: Item) -> str:
         """Makes the record and returns its id; with our ids that is an update, which makes what is missing."""
         if self._records.assigns_ids:
-            return await self._create(item)
+            return await self._create_record(item)
         if await self.update(item) is None:
             raise CallFailed(
                 Failure.TRANSIENT,
@@ -74,7 +85,7 @@ class Writes:
     async def update(self, item: Item) -> str | None:
         """Overwrites the record and returns its id; None where it is not there, and is not made."""
         if self._records.assigns_ids:
-            return item.external_id if await self._overwrite(item) else None
+            return item.external_id if await self._overwrite_record(item) else None
         for write in self._upsert:
             if await write(item):
                 return item.key
@@ -82,10 +93,10 @@ class Writes:
 
     async def delete(self, item: Item) -> None:
         """Removes the record, or deactivates it where that is refused; one that is gone already is no failure."""
-        if not self._records.assigns_ids and not self._records.fits(item.key):
+        if not self._records.assigns_ids and not self._records.accepts_key(item.key):
             return  # it cannot have been written
         try:
-            await self._at_revision("delete", item, self._sender.place(item))
+            await self._at_revision("delete", item, self._sender.build_delete_values(item))
         except CallFailed as failure:
             if failure.refusal is Refusal.MISSING and failure.not_ours is None:
                 return
@@ -95,35 +106,35 @@ class Writes:
                 return
             if self._target.delete is None or self._target.delete.refused is None:
                 raise self._of_conflict("delete", failure) from None
-            await self._deactivate(item)
+            await self._deactivate_record(item)
 
-    async def _create(self, item: Item) -> str:
+    async def _create_record(self, item: Item) -> str:
         try:
-            written = await self._send["create"](item, self._sender.content(item))
+            written = await self._send["create"](item, self._sender.build_write_values(item))
         except CallFailed as failure:
-            revived = await self._revive(item) if failure.may_be_duplicate else None
+            revived = await self._revive_deleted_record(item) if failure.may_be_duplicate else None
             if revived is None:
                 raise
             return revived
         external_id = written.id or await self._read_back(item, written)
-        await self._follow("create", replace(item, external_id=external_id), written)
+        await self._make_linked_calls("create", replace(item, external_id=external_id), written)
         return external_id
 
-    async def _make(self, item: Item) -> bool:
+    async def _create_under_our_id(self, item: Item) -> bool:
         """Creates the record under our id; says whether it was not there yet."""
         try:
-            written = await self._send["create"](item, self._sender.content(item))
+            written = await self._send["create"](item, self._sender.build_write_values(item))
         except CallFailed as failure:
             if failure.may_be_duplicate:
                 return False
             raise
-        await self._follow("create", item, written)
+        await self._make_linked_calls("create", item, written)
         return True
 
-    async def _overwrite(self, item: Item) -> bool:
+    async def _overwrite_record(self, item: Item) -> bool:
         """Updates the record; says whether it is there."""
         try:
-            written = await self._at_revision("update", item, self._sender.content(item))
+            written = await self._at_revision("update", item, self._sender.build_write_values(item))
         except CallFailed as failure:
             if failure.refusal is Refusal.MISSING and failure.not_ours is None:
                 return False
@@ -131,11 +142,11 @@ class Writes:
                 failure.kind, failure.about_system = Failure.TRANSIENT, True  # the address takes no writes now
             raise self._of_conflict("update", failure) from None
         if written.unread is not None:
-            await self._prove(item, written.unread)
-        await self._follow("update", item, written)
+            await self._confirm_written(item, written.unread)
+        await self._make_linked_calls("update", item, written)
         return True
 
-    async def _prove(self, item: Item, unread: CallFailed) -> None:
+    async def _confirm_written(self, item: Item, unread: CallFailed) -> None:
         """Reads a record whose write was answered without it. Raises CallFailed where it is not as it was written."""
         try:
             found = await self._reads.read(item)
@@ -146,7 +157,7 @@ class Writes:
 
     async def _read_back(self, item: Item, written: Written) -> str:
         """The id of what a create has made without naming it: the record with our key and content."""
-        unnamed = self._sender.unnamed(written)
+        unnamed = self._sender.build_missing_id_failure(written)
         if self._target.lookup is None:
             raise unnamed
         try:
@@ -162,32 +173,32 @@ class Writes:
             raise unnamed
         return same[0]
 
-    async def _revive(self, item: Item) -> str | None:
+    async def _revive_deleted_record(self, item: Item) -> str | None:
         """Writes over a deleted record that keeps our key taken, and returns its id; None where there is none such."""
         if self._target.gone_when is None or self._target.lookup is None:
             return None
-        deleted = await self._reads.tombstones(item.key, item.group)
+        deleted = await self._reads.find_tombstones(item.key, item.group)
         if not deleted:
             return None
         revived = replace(item, external_id=deleted[0])
-        if not await self._overwrite(revived):
+        if not await self._overwrite_record(revived):
             return None
         if await self._reads.read(revived) is None:
             raise CallFailed(Failure.PERMANENT, "a deleted record keeps its key taken, and no update revives it")
         return deleted[0]
 
-    async def _deactivate(self, item: Item) -> None:
+    async def _deactivate_record(self, item: Item) -> None:
         try:
-            await self._at_revision("refused", item, self._sender.place(item))
+            await self._at_revision("refused", item, self._sender.build_delete_values(item))
         except CallFailed as failure:
             if failure.refusal is not Refusal.MISSING or failure.not_ours is not None:
                 raise self._of_conflict("refused", failure) from None
 
     async def _is_gone(self, item: Item) -> bool:
-        present = await self._reads.present(item)
-        return present is None or present.gone or self._stranger(item, present) is not None
+        present = await self._reads.read_present(item)
+        return present is None or present.gone or self._find_stranger(item, present) is not None
 
-    def _stranger(self, item: Item, present: Present) -> str | None:
+    def _find_stranger(self, item: Item, present: Present) -> str | None:
         """The key that the record under a given id shows, if it is another one's."""
         return self._records.stranger_in(present.record, item.key) if self._records.assigns_ids else None
 
@@ -196,16 +207,16 @@ class Writes:
         if verb not in self._with_revision:
             return await self._send[verb](item, values)
         try:
-            return await self._send[verb](item, {**values, "revision": await self._revision(verb, item)})
+            return await self._send[verb](item, {**values, "revision": await self._read_revision(verb, item)})
         except CallFailed as failure:
             if not failure.may_be_conflict:
                 raise
-        return await self._send[verb](item, {**values, "revision": await self._revision(verb, item)})
+        return await self._send[verb](item, {**values, "revision": await self._read_revision(verb, item)})
 
-    async def _revision(self, verb: Verb, item: Item) -> Any:
+    async def _read_revision(self, verb: Verb, item: Item) -> Any:
         """Null for a record that the update itself makes."""
-        present = await self._reads.present(item)
-        if present is not None and (other := self._stranger(item, present)) is not None:
+        present = await self._reads.read_present(item)
+        if present is not None and (other := self._find_stranger(item, present)) is not None:
             raise not_ours(item.external_id, other)
         if present is None and (verb != "update" or self._records.assigns_ids or self._target.upsert == "update_first"):
             raise CallFailed(Failure.PERMANENT, "there is no such record", refusal=Refusal.MISSING)
@@ -221,19 +232,24 @@ class Writes:
             Failure.TRANSIENT, f"its revision has moved on again: {failure.detail}", status=failure.status
         )
 
-    async def _follow(self, verb: Literal["create", "update"], item: Item, written: Written) -> None:
+    async def _make_linked_calls(self, verb: Literal["create", "update"], item: Item, written: Written) -> None:
         """The calls that belong to a write, in order; where one fails the record is there all the same."""
         first = self._target.create if verb == "create" else self._target.update
         before = {"status": written.status, "body": written.body}
-        steps: dict[str, Any] = {"write": before}
+        steps: dict[str, object] = {"write": before}
         for number, call in enumerate(first.then if first else ()):
             _between_calls()
-            values = {**self._sender.content(item), "answer": before["body"], "response": before, "steps": steps}
+            values = {
+                **self._sender.build_write_values(item),
+                "answer": before["body"],
+                "response": before,
+                "steps": steps,
+            }
             place = f"{verb}.then[{number}]"
             try:
                 if not _is_due(call, values, place):
                     continue
-                answer = await self._answer_of(call, item, values)
+                answer = await self._read_write_response(call, item, values)
             except CallFailed as failure:
                 raise CallFailed(
                     failure.kind,
@@ -250,24 +266,24 @@ class Writes:
             if call.name is not None:
                 steps[call.name] = before
 
-    async def _answer_of(self, call: LinkedCall, item: Item, values: Values) -> Answer:
+    async def _read_write_response(self, call: LinkedCallSettings, item: Item, values: Values) -> Answer:
         """The response to a linked call, or to the one in its place where what it would change is not there."""
         try:
-            return await self._sender.answer(call, item, values)
+            return await self._sender.send_call(call, item, values)
         except CallFailed as failure:
             if failure.refusal is not Refusal.MISSING or call.if_missing is None:
                 raise
-        return await self._sender.answer(call.if_missing, item, values)
+        return await self._sender.send_call(call.if_missing, item, values)
 
 
-def _is_due(call: LinkedCall, values: Values, place: str) -> bool:
+def _is_due(call: LinkedCallSettings, values: Values, place: str) -> bool:
     """Whether the condition of a linked call holds. Raises CallFailed where that cannot be said."""
     if call.when is None:
         return True
     document = {name: values.get(name) for name in IN_CONDITIONS}
     try:
-        found = condition(call.when).result(document)
-        return bool(found) if isinstance(found, dict | list) else truth(found)
+        found = parse_condition(call.when).evaluate_on(document)
+        return bool(found) if isinstance(found, dict | list) else parse_truth(found)
     except (NoTruth, JMESPathError, TypeError, ValueError, ArithmeticError) as error:
         raise CallFailed(
             Failure.PERMANENT,

@@ -30,8 +30,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModu
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.http.responses import shown
-from sync_orchestrator.config.sources import SqlSystem
+from sync_orchestrator.adapters.http.responses import sanitize_text
+from sync_orchestrator.config.sources import SqlSourceSettings
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 
 T = TypeVar("T")
@@ -90,39 +90,39 @@ _MAX_SCANNED = 2000
 _LASTING = re.compile(r"no such (table|column|function)|syntax error|not a database", re.IGNORECASE)
 
 
-class Database:
+class SourceDatabase:
     """One source system's database; ``name`` is the system's in the configuration.
 
     Raises ConfigError for a URL that is none, and for a driver that is not installed.
     """
 
-    def __init__(self, name: str, settings: SqlSystem) -> None:
+    def __init__(self, name: str, settings: SqlSourceSettings) -> None:
         self._settings = settings
-        self._url = _url(name, settings.url)
-        self._engine = _engine(name, self._url, settings)
+        self._url = _parse_url(name, settings.url)
+        self._engine = _create_source_engine(name, self._url, settings)
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._patience = _CONNECT_SECONDS + _STATEMENTS * settings.timeout
 
-    async def ask(self, what: str, work: Callable[[Connection], T]) -> T:
+    async def run_on_connection(self, what: str, work: Callable[[Connection], T]) -> T:
         """Does work on a connection of its own, in a thread of its own.
 
         Raises CallFailed, which begins with ``what``.
         """
         loop = asyncio.get_running_loop()
         async with self._turns.setdefault(loop, asyncio.Semaphore(self._settings.connections)):
-            return await self._answered(loop, what, work)
+            return await self._run_in_thread(loop, what, work)
 
-    async def _answered(self, loop: asyncio.AbstractEventLoop, what: str, work: Callable[[Connection], T]) -> T:
+    async def _run_in_thread(self, loop: asyncio.AbstractEventLoop, what: str, work: Callable[[Connection], T]) -> T:
         answer: asyncio.Future[T] = loop.create_future()
         sockets: list[socket.socket] = []
 
         def carried_out() -> None:
             try:
-                result = self._work(what, work, sockets)
+                result = self._connect_and_run(what, work, sockets)
             except BaseException as error:
-                told = partial(_fail, answer, error)
+                told = partial(_set_exception, answer, error)
             else:
-                told = partial(_give, answer, result)
+                told = partial(_set_result, answer, result)
             with suppress(RuntimeError):  # its event loop has ended
                 loop.call_soon_threadsafe(told)
 
@@ -131,22 +131,22 @@ class Database:
             return await asyncio.wait_for(answer, self._patience)
         except TimeoutError:
             self._engine.dispose(close=False)  # what still waits keeps its connection; others are made
-            _end(sockets)
+            _shut_down_sockets(sockets)
             raise CallFailed(Failure.TRANSIENT, f"{what}: no answer within {self._patience:g} s") from None
 
     async def close(self) -> None:
         """Ends its connections; it may be used again."""
         await asyncio.to_thread(self._engine.dispose)
 
-    def _work(self, what: str, work: Callable[[Connection], T], sockets: list[socket.socket]) -> T:
+    def _connect_and_run(self, what: str, work: Callable[[Connection], T], sockets: list[socket.socket]) -> T:
         try:
-            with self._engine.connect() as connection, _interrupted(connection, self._settings.timeout):
+            with self._engine.connect() as connection, _interrupt_after(connection, self._settings.timeout):
                 with suppress(AttributeError, OSError, DBAPIError):
                     told = connection.connection.driver_connection.fileno()  # type: ignore[union-attr]
                     sockets.append(socket.socket(fileno=os.dup(told)))
                 return work(connection)
         except DBAPIError as error:
-            raise self._failure(what, error) from None
+            raise self._build_failure(what, error) from None
         except PoolTimeout:
             busy = f"{what}: all {self._settings.connections} connections are busy"
             raise CallFailed(Failure.TRANSIENT, busy) from None
@@ -154,33 +154,35 @@ class Database:
             for opened in sockets:
                 opened.close()
 
-    def shown(self, text: str) -> str:
+    def sanitize_text(self, text: str) -> str:
         """Text for an error message: on one line, clipped, without the password."""
-        return shown(text, [str(self._url.password)] if self._url.password else [])
+        return sanitize_text(text, [str(self._url.password)] if self._url.password else [])
 
-    def _failure(self, what: str, error: DBAPIError) -> CallFailed:
+    def _build_failure(self, what: str, error: DBAPIError) -> CallFailed:
         came = str(error.orig)
-        return CallFailed(_kind(error, came), f"{what}: {self.shown(came.strip().partition(chr(10))[0])}")
+        return CallFailed(
+            _classify_error(error, came), f"{what}: {self.sanitize_text(came.strip().partition(chr(10))[0])}"
+        )
 
 
-def _end(sockets: list[socket.socket]) -> None:
+def _shut_down_sockets(sockets: list[socket.socket]) -> None:
     """Ends connections whose server says nothing, so that the threads that wait on them end, too."""
     for opened in sockets:
         with suppress(OSError):  # it is closed already
             opened.shutdown(socket.SHUT_RDWR)
 
 
-def _give(answer: asyncio.Future[T], result: T) -> None:
+def _set_result(answer: asyncio.Future[T], result: T) -> None:
     if not answer.done():
         answer.set_result(result)
 
 
-def _fail(answer: asyncio.Future[T], error: BaseException) -> None:
+def _set_exception(answer: asyncio.Future[T], error: BaseException) -> None:
     if not answer.done():
         answer.set_exception(error)
 
 
-def _kind(error: DBAPIError, came: str) -> Failure:
+def _classify_error(error: DBAPIError, came: str) -> Failure:
     came = came[:_MAX_SCANNED]
     if _REFUSED.search(came):
         return Failure.AUTH
@@ -188,14 +190,14 @@ def _kind(error: DBAPIError, came: str) -> Failure:
     return Failure.TRANSIENT if passing and not _LASTING.search(came) else Failure.PERMANENT
 
 
-def _url(name: str, text: str) -> URL:
+def _parse_url(name: str, text: str) -> URL:
     try:
         return make_url(text)
     except (ArgumentError, ValueError):  # whose messages show the password
         raise ConfigError(f"sources.{name}.url: this is no database URL: write driver://user@host/database") from None
 
 
-def _engine(name: str, url: URL, settings: SqlSystem) -> Engine:
+def _create_source_engine(name: str, url: URL, settings: SqlSourceSettings) -> Engine:
     try:
         if url.get_dialect().is_async:
             raise ConfigError(f"sources.{name}.url: {url.drivername} is an asynchronous driver: name another, or none")
@@ -207,7 +209,7 @@ def _engine(name: str, url: URL, settings: SqlSystem) -> Engine:
             pool_pre_ping=True,
             hide_parameters=True,
             execution_options={"postgresql_readonly": True},
-            **_arguments(url, settings),
+            **_build_engine_arguments(url, settings),
         )
     except NoSuchModuleError:
         raise ConfigError(
@@ -228,11 +230,11 @@ def _engine(name: str, url: URL, settings: SqlSystem) -> Engine:
         for statement in _SESSION.get(engine.dialect.name, ())
         if not (chosen and "TimeZone" in statement)
     ]
-    event.listen(engine, "connect", lambda connection, _: _prepare(connection, statements))
+    event.listen(engine, "connect", lambda connection, _: _prepare_session(connection, statements))
     return engine
 
 
-def _arguments(url: URL, settings: SqlSystem) -> dict[str, Any]:
+def _build_engine_arguments(url: URL, settings: SqlSourceSettings) -> dict[str, object]:
     if url.get_backend_name() == "sqlite":
         return {"creator": lambda: _open_sqlite(url, settings.timeout)}
     statement = max(1, math.ceil(settings.timeout))
@@ -265,12 +267,12 @@ def _take_any_value(connection: Any) -> None:
     nothing if nobody maps its column.
     """
     adapters = connection.adapters
-    set_json_loads(_json, connection)
+    set_json_loads(_parse_json, connection)
     for name in _ODD_IN_PYTHON:
         known = adapters.types.get(name)
         inner = None if known is None else adapters.get_loader(known.oid, Format.TEXT)
         if known is not None and inner is not None:
-            adapters.register_loader(known.oid, _tolerant(inner))
+            adapters.register_loader(known.oid, _create_tolerant_loader(inner))
     if connection.info.parameter_status("server_encoding") == "SQL_ASCII":  # which holds bytes of any encoding
         connection.execute("SET client_encoding = 'SQL_ASCII'")  # else a byte that is no UTF-8 fails the statement
         connection.commit()
@@ -278,13 +280,13 @@ def _take_any_value(connection: Any) -> None:
             adapters.register_loader(name, _AnyText)
 
 
-def _tolerant(inner: type[Any]) -> type[Loader]:
+def _create_tolerant_loader(inner: type[Any]) -> type[Loader]:
     class Tolerant(Loader):
         def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
             super().__init__(oid, context)
             self._inner = inner(oid, context)
 
-        def load(self, data: Buffer) -> Any:
+        def load(self, data: Buffer) -> object:
             try:
                 return self._inner.load(data)
             except Exception:
@@ -300,11 +302,11 @@ class _AnyText(Loader):
         return bytes(data).decode("utf-8", "surrogateescape")
 
 
-def _json(stored: str | bytes) -> Any:
+def _parse_json(stored: str | bytes) -> Any:
     return exact_json.parse(stored.encode() if isinstance(stored, str) else bytes(stored))
 
 
-def _prepare(connection: Any, statements: Sequence[str]) -> None:
+def _prepare_session(connection: Any, statements: Sequence[str]) -> None:
     cursor = connection.cursor()
     for statement in statements:
         cursor.execute(statement)
@@ -313,7 +315,7 @@ def _prepare(connection: Any, statements: Sequence[str]) -> None:
 
 
 @contextmanager
-def _interrupted(connection: Connection, seconds: float) -> Iterator[None]:
+def _interrupt_after(connection: Connection, seconds: float) -> Iterator[None]:
     """Stops a statement that takes too long, where the driver does it in the database's place."""
     interrupt = getattr(connection.connection.driver_connection, "interrupt", None)
     if interrupt is None:

@@ -32,19 +32,25 @@ from sqlalchemy import (
 from sqlalchemy.types import NullType
 
 from sync_orchestrator.adapters.custom.base import Source
-from sync_orchestrator.adapters.row_reader import Rows, asked_for, missing_fields, once_each, unusable
-from sync_orchestrator.adapters.sql.database import Database
-from sync_orchestrator.config import Part
-from sync_orchestrator.config.sources import Sql
+from sync_orchestrator.adapters.row_reader import (
+    Rows,
+    build_unusable_part,
+    missing_fields,
+    once_each,
+    select_requested_rows,
+)
+from sync_orchestrator.adapters.sql.database import SourceDatabase
+from sync_orchestrator.config import PartSettings
+from sync_orchestrator.config.sources import SqlPartSettings
 from sync_orchestrator.core.ports import PartRead, Ungrouped
-from sync_orchestrator.core.values.names import alike, composed, name_or_none, spellings
+from sync_orchestrator.core.values.names import are_alike, list_spellings, name_or_none, to_nfc
 from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.texts.storable_text import text_problem
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Convert = Callable[[str], Any]
+Convert = Callable[[str], object]
 
 _CONVERT: dict[type, Convert] = {str: str, int: int, UUID: UUID, Decimal: Decimal}
 _LARGEST = 2**63
@@ -67,7 +73,7 @@ class _Page:
     """A page: its parts, the key of its last row as the database has it, and whether the listing ends with it."""
 
     parts: list[PartRead]
-    last: Any
+    last: object
     ends: bool
 
 
@@ -78,7 +84,7 @@ class SqlSource(Source):
     can_read = True
     can_list_keys = True
 
-    def __init__(self, database: Database, part: Part, fields: Collection[str] = ()) -> None:
+    def __init__(self, database: SourceDatabase, part: PartSettings, fields: Collection[str] = ()) -> None:
         """``fields``: columns that the mapping reads; a table without one of them is refused."""
         assert part.sql is not None
         self._fields = frozenset(fields)
@@ -90,7 +96,7 @@ class SqlSource(Source):
         self._zone = part.tz
         self._key: ColumnElement[Any] = column(part.key)
         self._group: ColumnElement[Any] | None = column(part.group) if part.group else None
-        self._from = _from(part.sql)
+        self._from = _build_from_clause(part.sql)
         self._what = f"table {part.sql.table}" if part.sql.table else "the query of sql.query"
         self._types = _Types(None, None)
         self._all_columns: ColumnElement[Any] = literal_column("*")
@@ -100,7 +106,7 @@ class SqlSource(Source):
         """The parts of those keys that it has, in chunks of ``read_many_size``."""
         size = self._part.read_many_size
         chunks = [keys[at : at + size] for at in range(0, len(keys), size)]
-        return [row for chunk in chunks for row in await self._ask(self._chunk, chunk)]
+        return [row for chunk in chunks for row in await self._run_in_database(self._read_chunk, chunk)]
 
     async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         """Pages of a business group in the order of the key; ``after`` goes on behind that key.
@@ -109,25 +115,25 @@ class SqlSource(Source):
         unique): such rows are never divided by the end of a page. A key with several rows is one part,
         which is unusable where they differ.
         """
-        async for rows, last in self._of_pages(self._select(), group, after):
+        async for rows, last in self._of_pages(self._build_select(), group, after):
             yield rows, last
 
     async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
         """The same of its columns key, version and group alone; of all, where ``deleted_when`` may need them."""
         columns = dict.fromkeys(name for name in (self._part.key, self._part.version.path, self._part.group) if name)
-        chosen = self._select(*(column(name) for name in columns) if self._part.deleted_when is None else ())
+        chosen = self._build_select(*(column(name) for name in columns) if self._part.deleted_when is None else ())
         async for rows, _ in self._of_pages(chosen, group):
             yield rows
 
     async def _of_pages(
         self, chosen: Select[Any], group: str, after: str | None = None
     ) -> AsyncIterator[tuple[list[PartRead], str | None]]:
-        last = None if after is None else await self._ask(self._position, after)
+        last = None if after is None else await self._run_in_database(self._convert_position, after)
         while True:
-            page = await self._ask(self._read_page, chosen, group, last)
+            page = await self._run_in_database(self._read_page, chosen, group, last)
             if page.parts:
                 last = page.last
-                yield page.parts, _name(last)
+                yield page.parts, _to_name(last)
             if page.ends:
                 return
 
@@ -135,61 +141,67 @@ class SqlSource(Source):
         """How many rows the group has; None for a part that is not grouped."""
         if self._group is None:
             return None
-        return await self._ask(self._count, group)
+        return await self._run_in_database(self._count_rows, group)
 
     async def groups(self) -> list[str] | None:
         """The business groups that its rows name; None for a part that is not grouped."""
         if self._group is None:
             return None
-        found = await self._ask(self._distinct_groups)
-        named = dict.fromkeys(_name(value) for value in found)
+        found = await self._run_in_database(self._distinct_groups)
+        named = dict.fromkeys(_to_name(value) for value in found)
         return [group for group in named if group is not None and group.strip()]
 
     async def ungrouped(self) -> Ungrouped | None:
         """The rows whose business group is NULL, empty or blank; None for a part that is not grouped."""
         if self._group is None:
             return None
-        return await self._ask(self._without_group)
+        return await self._run_in_database(self._without_group)
 
     async def repeated(self, group: str) -> Ungrouped | None:
         """The rows of a group beyond the first of their keys, with some of these keys."""
-        return await self._ask(self._beyond_keys, group)
+        return await self._run_in_database(self._beyond_keys, group)
 
     async def close(self) -> None:
         """Closes the pool of connections."""
         await self._database.close()
 
-    async def _ask(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._database.ask(self._what, lambda connection: work(connection, *args, **kwargs))
+    async def _run_in_database(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._database.run_on_connection(self._what, lambda connection: work(connection, *args, **kwargs))
 
-    def _position(self, connection: Connection, after: str) -> Any:
-        return _value(connection, self._known(connection).key, after)
+    def _convert_position(self, connection: Connection, after: str) -> object:
+        return _convert_value(connection, self._resolve_types(connection).key, after)
 
-    def _chunk(self, connection: Connection, keys: Sequence[str]) -> list[PartRead]:
-        convert = self._known(connection).key
+    def _read_chunk(self, connection: Connection, keys: Sequence[str]) -> list[PartRead]:
+        convert = self._resolve_types(connection).key
         values = [
             value
             for key in keys
-            for spelling in spellings(key)
-            if (value := _value(connection, convert, spelling, alike_will_do=True)) is not None
+            for spelling in list_spellings(key)
+            if (value := _convert_value(connection, convert, spelling, alike_will_do=True)) is not None
         ]
         if not values:
             return []
-        chosen = self._select().where(self._key.in_(bindparam("keys", values, NullType(), expanding=True)))
-        rows = [self._part_of(row) for row in self._trimmed(connection, self._whole(connection, chosen))]
-        return once_each(asked_for(keys, rows))  # a collation may take other keys for these
+        chosen = self._build_select().where(self._key.in_(bindparam("keys", values, NullType(), expanding=True)))
+        rows = [
+            self._part_of(row) for row in self._trim_padding(connection, self._fetch_whole_rows(connection, chosen))
+        ]
+        return once_each(select_requested_rows(keys, rows))  # a collation may take other keys for these
 
-    def _read_page(self, connection: Connection, wanted: Select[Any], group: str, last: Any) -> _Page:
+    def _read_page(self, connection: Connection, wanted: Select[Any], group: str, last: object) -> _Page:
         """A page with all rows of its last key: one part for each key."""
         chosen = self._of_group(connection, wanted, group)
         if chosen is None:
             return _Page([], None, ends=True)
         behind = chosen if last is None else chosen.where(self._key > bindparam("after", last, NullType()))
-        rows = list(_fetched(connection, behind.order_by(self._key).limit(self._page)))
+        rows = list(_fetch_rows(connection, behind.order_by(self._key).limit(self._page)))
         ends = len(rows) < self._page
         if not ends:
             same = list(
-                _fetched(connection, chosen.where(self._key == bindparam("same", rows[-1][self._part.key], NullType())))
+                _fetch_rows(
+                    connection, chosen.where(self._key == bindparam("same", rows[-1][self._part.key], NullType()))
+                )
             )
             shown = {repr(row) for row in same}
             rows = [row for row in rows if repr(row) not in shown] + (same or rows[-1:])
@@ -199,15 +211,15 @@ class SqlSource(Source):
         self._refuse_missing(rows[0] if whole else None)
         return _Page(self._one_each(connection, rows, whole=whole), rows[-1][self._part.key], ends=ends)
 
-    def _one_each(self, connection: Connection, rows: Sequence[dict[str, Any]], *, whole: bool) -> list[PartRead]:
+    def _one_each(self, connection: Connection, rows: Sequence[dict[str, object]], *, whole: bool) -> list[PartRead]:
         """One part for each key. Rows of a key that a page does not show whole, or that are in other groups, count."""
-        parts = [self._part_of(row) for row in self._trimmed(connection, (dict(row) for row in rows))]
+        parts = [self._part_of(row) for row in self._trim_padding(connection, (dict(row) for row in rows))]
         suspects = self._repeated_keys(connection, rows, parts)
         if not suspects:
             return once_each(parts)
         verdicts: dict[str, list[PartRead]] = {}
         for at in range(0, len(suspects), _KEYS_AT_ONCE):
-            for part in self._chunk(connection, suspects[at : at + _KEYS_AT_ONCE]):
+            for part in self._read_chunk(connection, suspects[at : at + _KEYS_AT_ONCE]):
                 verdicts.setdefault(part.key, []).append(part)
         judged = []
         for part in parts:
@@ -215,22 +227,22 @@ class SqlSource(Source):
         return once_each(judged)
 
     def _repeated_keys(
-        self, connection: Connection, rows: Sequence[dict[str, Any]], parts: Sequence[PartRead]
+        self, connection: Connection, rows: Sequence[dict[str, object]], parts: Sequence[PartRead]
     ) -> list[str]:
         """The keys of a page that more than one row of the source has, in whatever group."""
-        if self._unique(connection):
+        if self._has_unique_key(connection):
             return []
         values = list(dict.fromkeys(row[self._part.key] for row in rows))
         found: set[str] = set()
         for at in range(0, len(values), _KEYS_AT_ONCE):
-            chosen = self._select(self._key).where(
+            chosen = self._build_select(self._key).where(
                 self._key.in_(bindparam("keys", values[at : at + _KEYS_AT_ONCE], NullType(), expanding=True))
             )
             repeated = connection.execute(chosen.group_by(self._key).having(func.count() > 1)).scalars()
-            found |= {_alike(_name(value)) for value in repeated}
-        return list(dict.fromkeys(part.key for part in parts if part.key and _alike(part.key) in found))
+            found |= {_fold_key(_to_name(value)) for value in repeated}
+        return list(dict.fromkeys(part.key for part in parts if part.key and _fold_key(part.key) in found))
 
-    def _unique(self, connection: Connection) -> bool:
+    def _has_unique_key(self, connection: Connection) -> bool:
         """Whether the database itself keeps the key unique; a query cannot say."""
         if self._key_is_unique is None:
             self._key_is_unique = (
@@ -243,79 +255,81 @@ class SqlSource(Source):
     def _without_group(self, connection: Connection) -> Ungrouped:
         assert self._group is not None
         nowhere: ColumnElement[bool] = self._group.is_(None)
-        if self._known(connection).group is str:
+        if self._resolve_types(connection).group is str:
             nowhere = or_(nowhere, func.trim(self._group) == bindparam("nothing", "", NullType()))
-        number = int(connection.execute(self._select(func.count()).where(nowhere)).scalar_one())
+        number = int(connection.execute(self._build_select(func.count()).where(nowhere)).scalar_one())
         if not number:
             return Ungrouped(0)
-        keys = connection.execute(self._select(self._key).where(nowhere).limit(_EXAMPLES)).scalars()
+        keys = connection.execute(self._build_select(self._key).where(nowhere).limit(_EXAMPLES)).scalars()
         return Ungrouped(number, self._shown_keys(keys))
 
     def _beyond_keys(self, connection: Connection, group: str) -> Ungrouped:
-        chosen = self._of_group(connection, self._select(func.count(), func.count(self._key.distinct())), group)
+        chosen = self._of_group(connection, self._build_select(func.count(), func.count(self._key.distinct())), group)
         if chosen is None:
             return Ungrouped(0)
         rows, keys = connection.execute(chosen).one()
         if rows == keys:
             return Ungrouped(0)
-        repeated = self._of_group(connection, self._select(self._key), group)
+        repeated = self._of_group(connection, self._build_select(self._key), group)
         assert repeated is not None
         some = connection.execute(repeated.group_by(self._key).having(func.count() > 1).limit(_EXAMPLES)).scalars()
         return Ungrouped(int(rows) - int(keys), self._shown_keys(some))
 
-    def _shown_keys(self, values: Iterable[Any]) -> tuple[str, ...]:
-        return tuple(_name(value) or "" for value in values)
+    def _shown_keys(self, values: Iterable[object]) -> tuple[str, ...]:
+        return tuple(_to_name(value) or "" for value in values)
 
-    def _whole(self, connection: Connection, chosen: Select[Any]) -> Iterator[dict[str, Any]]:
+    def _fetch_whole_rows(self, connection: Connection, chosen: Select[Any]) -> Iterator[dict[str, object]]:
         """Whole rows. Raises CallFailed where they lack a column that the mapping reads."""
-        for number, row in enumerate(_fetched(connection, chosen)):
+        for number, row in enumerate(_fetch_rows(connection, chosen)):
             if not number:
                 self._refuse_missing(row)
             yield row
 
-    def _refuse_missing(self, row: dict[str, Any] | None) -> None:
+    def _refuse_missing(self, row: dict[str, object] | None) -> None:
         if row is not None and (failure := missing_fields(self._fields, row, self._what)) is not None:
             raise failure
 
-    def _trimmed(self, connection: Connection, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _trim_padding(self, connection: Connection, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows without the blanks that pad their key and group, where the database takes no account of these."""
         found = list(rows)
         for told in (self._key, self._group):
             padded = [row for row in found if told is not None and _is_padded(row.get(told.name))]
-            if told is not None and padded and self._pads(connection, told, padded[0][told.name]):
+            if told is not None and padded and self._is_padded_column(connection, told, padded[0][told.name]):
                 for row in padded:
                     row[told.name] = row[told.name].rstrip(" ")
         return found
 
-    def _pads(self, connection: Connection, told: ColumnElement[Any], text: str) -> bool:
+    def _is_padded_column(self, connection: Connection, told: ColumnElement[Any], text: str) -> bool:
         """Whether a column pads its texts, as CHAR does: the database finds one without the blanks at its end."""
         if told.name not in self._padding:
             bare = bindparam("bare", text.rstrip(" "), NullType())
-            found = connection.execute(self._select(told).where(told == bare).distinct().limit(_PADDED)).scalars()
+            found = connection.execute(self._build_select(told).where(told == bare).distinct().limit(_PADDED)).scalars()
             self._padding[told.name] = text in found.all()
         return self._padding[told.name]
 
-    def _count(self, connection: Connection, group: str) -> int:
-        chosen = self._of_group(connection, self._select(func.count()), group)
+    def _count_rows(self, connection: Connection, group: str) -> int:
+        chosen = self._of_group(connection, self._build_select(func.count()), group)
         return 0 if chosen is None else int(connection.execute(chosen).scalar_one())
 
-    def _distinct_groups(self, connection: Connection) -> list[Any]:
-        self._known(connection)
+    def _distinct_groups(self, connection: Connection) -> list[object]:
+        self._resolve_types(connection)
         assert self._group is not None
-        chosen = self._select(self._group).where(self._group.is_not(None)).distinct()
-        return [row[self._group.name] for row in self._trimmed(connection, _fetched(connection, chosen))]
+        chosen = self._build_select(self._group).where(self._group.is_not(None)).distinct()
+        return [row[self._group.name] for row in self._trim_padding(connection, _fetch_rows(connection, chosen))]
 
-    def _select(self, *what: ColumnElement[Any]) -> Select[Any]:
+    def _build_select(self, *what: ColumnElement[Any]) -> Select[Any]:
         chosen = select(*(what or (self._all_columns,)))
         return chosen.select_from(self._from).where(self._key.is_not(None))
 
     def _of_group(self, connection: Connection, chosen: Select[Any], group: str) -> Select[Any] | None:
         """Narrowed to a business group; None for one that cannot be there."""
-        convert = self._known(connection).group
+        convert = self._resolve_types(connection).group
         if self._group is None:
             return chosen
         values = [
-            value for spelling in spellings(group) if (value := _value(connection, convert, spelling)) is not None
+            value
+            for spelling in list_spellings(group)
+            if (value := _convert_value(connection, convert, spelling)) is not None
         ]
         if len(values) == 1:
             return chosen.where(self._group == bindparam("group", values[0], NullType()))
@@ -323,14 +337,14 @@ class SqlSource(Source):
             return None
         return chosen.where(self._group.in_(bindparam("groups", values, NullType(), expanding=True)))
 
-    def _known(self, connection: Connection) -> _Types:
+    def _resolve_types(self, connection: Connection) -> _Types:
         """The types of its key and group. Raises CallFailed for a column that is not there."""
         grouped = self._group is not None
         if self._types.key is None or (grouped and self._types.group is None):
             self._check_columns(connection)
             self._types = _Types(
-                self._convert(connection, self._key, "key"),
-                None if self._group is None else self._convert(connection, self._group, "group"),
+                self._find_converter(connection, self._key, "key"),
+                None if self._group is None else self._find_converter(connection, self._group, "group"),
             )
         return self._types
 
@@ -345,8 +359,8 @@ class SqlSource(Source):
                     f"{self._what} has no column '{wanted}', which {name} names; it has {', '.join(there)}",
                 )
 
-    def _convert(self, connection: Connection, told: ColumnElement[Any], name: str) -> Convert | None:
-        sample = connection.execute(self._select(told).where(told.is_not(None)).limit(1)).scalar()
+    def _find_converter(self, connection: Connection, told: ColumnElement[Any], name: str) -> Convert | None:
+        sample = connection.execute(self._build_select(told).where(told.is_not(None)).limit(1)).scalar()
         if sample is None:
             return None
         if type(sample) not in _CONVERT:
@@ -359,13 +373,13 @@ class SqlSource(Source):
             )
         return _CONVERT[type(sample)]
 
-    def _part_of(self, row: dict[str, Any]) -> PartRead:
+    def _part_of(self, row: dict[str, object]) -> PartRead:
         plain = {}
         for name, value in row.items():
             try:
                 plain[name] = as_json(value, self._zone)
             except Exception as error:  # a value of a driver's own: it spoils its row alone
-                return unusable(
+                return build_unusable_part(
                     str(plain.get(self._part.key, row.get(self._part.key, ""))),
                     f"column '{name}' cannot be read: {type(error).__name__}: {error}",
                 )
@@ -377,7 +391,7 @@ class SqlSource(Source):
         return self._rows.part_of(plain, names=exact)
 
 
-def _from(sql: Sql) -> FromClause | TextClause:
+def _build_from_clause(sql: SqlPartSettings) -> FromClause | TextClause:
     if sql.table is not None:
         schema, _, name = sql.table.rpartition(".")
         return table(name, schema=schema or None)
@@ -402,24 +416,24 @@ def _is_unique(connection: Connection, name: str, key: str) -> bool:
     return [key] in [list(primary), *unique]
 
 
-def _alike(key: str | None) -> str:
+def _fold_key(key: str | None) -> str:
     """A key as most collations compare it."""
     return (key or "").rstrip().casefold()
 
 
-def _fetched(connection: Connection, chosen: Select[Any]) -> Iterator[dict[str, Any]]:
+def _fetch_rows(connection: Connection, chosen: Select[Any]) -> Iterator[dict[str, object]]:
     return (dict(row) for row in connection.execute(chosen).mappings())
 
 
-def _name(value: Any) -> str | None:
+def _to_name(value: object) -> str | None:
     return name_or_none(value if isinstance(value, Decimal) else as_json(value))
 
 
-def _is_padded(value: Any) -> bool:
+def _is_padded(value: object) -> bool:
     return isinstance(value, str) and value.endswith(" ") and not value.isspace()
 
 
-def _value(connection: Connection, convert: Convert | None, told: str, *, alike_will_do: bool = False) -> Any:
+def _convert_value(connection: Connection, convert: Convert | None, told: str, *, alike_will_do: bool = False) -> Any:
     """A key or group in the type of its column; None for one that cannot be there.
 
     ``alike_will_do``: a number that the text is another spelling of, such as 7 for "007", will do.
@@ -433,6 +447,6 @@ def _value(connection: Connection, convert: Convert | None, told: str, *, alike_
         return None
     if isinstance(value, int) and connection.dialect.name == "sqlite" and not -_LARGEST <= value < _LARGEST:
         return None
-    name = _name(value)
-    fits = name == composed(told) or (alike_will_do and name is not None and alike(name, told))
+    name = _to_name(value)
+    fits = name == to_nfc(told) or (alike_will_do and name is not None and are_alike(name, told))
     return value if fits else None

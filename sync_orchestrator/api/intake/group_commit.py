@@ -49,7 +49,7 @@ class _NotConnected(OperationalError):
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _WaitingEvents:
     events: Sequence[PreparedEvent]
     done: asyncio.Future[Recorded]
     sources: Sources
@@ -63,11 +63,11 @@ class GroupCommit:
         self._engine = engine
         self._most_seconds = most_seconds
         self._idle: list[AsyncConnection[Any]] = []
-        self._waiting: OrderedDict[Sources, deque[_Waiting]] = OrderedDict()  # whose turn it is comes first
+        self._waiting: OrderedDict[Sources, deque[_WaitingEvents]] = OrderedDict()  # whose turn it is comes first
         self._size = 0  # how many events are waiting
-        self._running: dict[asyncio.Task[None], list[_Waiting]] = {}
+        self._running: dict[asyncio.Task[None], list[_WaitingEvents]] = {}
 
-    async def record(self, events: Sequence[ChangeEvent]) -> Recorded:
+    async def record_events(self, events: Sequence[ChangeEvent]) -> Recorded:
         """Returns once the events are durable.
 
         Raises what the database raises, for these events alone, or TimeoutError.
@@ -77,13 +77,13 @@ class GroupCommit:
     async def record_prepared(self, events: Sequence[PreparedEvent]) -> Recorded:
         """The same for events that are written already."""
         sources = tuple(sorted({event.source for event in events}))
-        own = _Waiting(
+        own = _WaitingEvents(
             events, asyncio.get_running_loop().create_future(), sources, sum(len(event.row) for event in events)
         )
         self._waiting.setdefault(sources, deque()).append(own)
         self._size += len(events)
         if self._is_worth_another(sources):
-            task = asyncio.create_task(self._work())
+            task = asyncio.create_task(self._commit_repeatedly())
             self._running[task] = []
         return await own.done
 
@@ -99,20 +99,20 @@ class GroupCommit:
     def _under_way(self, sources: Sources) -> int:
         return sum(any(waiting.sources == sources for waiting in chosen) for chosen in self._running.values())
 
-    async def _work(self) -> None:
+    async def _commit_repeatedly(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         try:
-            while chosen := self._some():
+            while chosen := self._choose_waiting():
                 self._running[task] = chosen
-                await self._commit(chosen)
+                await self._commit_chosen(chosen)
                 self._running[task] = []
         finally:  # at once: what comes from here on finds nobody at work
             self._running.pop(task, None)
 
-    def _some(self) -> list[_Waiting]:
+    def _choose_waiting(self) -> list[_WaitingEvents]:
         """What the next commit records: of each source in turn, as long as it has a commit to spare."""
-        chosen: list[_Waiting] = []
+        chosen: list[_WaitingEvents] = []
         events = size = 0
         is_busy = any(len(waiting.events) > _MAX_EVENTS for chosen in self._running.values() for waiting in chosen)
         free = [
@@ -138,26 +138,26 @@ class GroupCommit:
         self._size -= events
         return chosen
 
-    async def _commit(self, chosen: Sequence[_Waiting]) -> None:
+    async def _commit_chosen(self, chosen: Sequence[_WaitingEvents]) -> None:
         try:
             async with asyncio.timeout(self._most_seconds):
-                recorded: list[Recorded] = await _again(self._record, [waiting.events for waiting in chosen])
+                recorded: list[Recorded] = await _again(self._record_batches, [waiting.events for waiting in chosen])
         except TimeoutError as error:
-            _fail([*chosen, *(waiting for queue in self._waiting.values() for waiting in queue)], error)
+            _fail_waiting([*chosen, *(waiting for queue in self._waiting.values() for waiting in queue)], error)
             self._waiting.clear()
             self._size = 0
         except Exception as error:
             if len(chosen) == 1 or not isinstance(error, DataError):
-                _fail(chosen, error)
+                _fail_waiting(chosen, error)
                 return
             for waiting in chosen:  # one of them is to blame; the others must not suffer for it
-                await self._commit([waiting])
+                await self._commit_chosen([waiting])
         else:
             for waiting, own in zip(chosen, recorded, strict=True):
                 with contextlib.suppress(asyncio.InvalidStateError):  # its request has gone away
                     waiting.done.set_result(own)
 
-    async def _record(self, batches: Sequence[Sequence[PreparedEvent]]) -> list[Recorded]:
+    async def _record_batches(self, batches: Sequence[Sequence[PreparedEvent]]) -> list[Recorded]:
         """On a connection of its own, which is kept only if it is still good.
 
         A session that cannot be used any more is replaced, and what it was to record is sent once more: the ids of the
@@ -172,7 +172,7 @@ class GroupCommit:
         return await self._record_in_session(batches)
 
     async def _record_in_session(self, batches: Sequence[Sequence[PreparedEvent]]) -> list[Recorded]:
-        connection = self._idle.pop() if self._idle else await self._connected()
+        connection = self._idle.pop() if self._idle else await self._open_connection()
         good = False
         try:
             recorded = await record_on(connection, batches)
@@ -188,7 +188,7 @@ class GroupCommit:
             else:
                 await connection.close()
 
-    async def _connected(self) -> AsyncConnection[Any]:
+    async def _open_connection(self) -> AsyncConnection[Any]:
         words, options = self._engine.dialect.create_connect_args(self._engine.url)
         try:
             connection = await AsyncConnection.connect(*words, **options, autocommit=True)
@@ -210,7 +210,7 @@ class GroupCommit:
 _again = AsyncRetrying(**AGAIN)
 
 
-def _fail(chosen: Iterable[_Waiting], error: Exception) -> None:
+def _fail_waiting(chosen: Iterable[_WaitingEvents], error: Exception) -> None:
     for waiting in chosen:
         with contextlib.suppress(asyncio.InvalidStateError):
             waiting.done.set_exception(error)

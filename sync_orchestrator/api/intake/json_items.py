@@ -25,7 +25,7 @@ def is_array(body: bytes) -> bool:
     return body[:_PIECE].lstrip(_SPACES).startswith(b"[")
 
 
-def spans(body: bytes) -> Iterator[list[tuple[int, int]]]:
+def find_item_spans(body: bytes) -> Iterator[list[tuple[int, int]]]:
     """The places of the items of an array, some at a time and in order, in work that is small and alike each time.
 
     Says nothing of whether it is JSON, which parsing each item does. Raises ValueError where the array does not end, or

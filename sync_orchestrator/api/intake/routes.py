@@ -17,14 +17,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sync_orchestrator.api import bodies
-from sync_orchestrator.api.auth import Access, require, require_any_events
+from sync_orchestrator.api.auth import Access, require_any_events, require_scope
 from sync_orchestrator.api.body_budget import ByteBudget
-from sync_orchestrator.api.database import SECONDS, Database
+from sync_orchestrator.api.database import SECONDS, ApiDatabase
 from sync_orchestrator.api.intake import batches
-from sync_orchestrator.api.intake.batches import BINARY, Caps, Document, Form, form_of_cloud_events, form_of_own_events
+from sync_orchestrator.api.intake.batches import (
+    BINARY,
+    Caps,
+    EventDocument,
+    Form,
+    form_of_cloud_events,
+    form_of_own_events,
+)
 from sync_orchestrator.api.intake.group_commit import GroupCommit
-from sync_orchestrator.api.intake.signatures import Claim, Signatures
-from sync_orchestrator.api.intake.throttle import Throttle
+from sync_orchestrator.api.intake.signatures import SignatureClaim, Signatures
+from sync_orchestrator.api.intake.throttle import IntakeThrottle
 from sync_orchestrator.api.intake.turns import Turns
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
@@ -44,7 +51,7 @@ _UNPROVEN_REQUEST_BYTES = 262_144
 """What a request of an unproven sender counts at least, so that their number is limited, too."""
 
 
-_Read = Callable[[Any, int | None], ChangeEvent | None]
+_Read = Callable[[object, int | None], ChangeEvent | None]
 """Reads the document at a place of a batch; None for one that is no item of a batch."""
 
 
@@ -53,25 +60,25 @@ class _Understood:
     events: list[PreparedEvent] = field(default_factory=list)
     sources: Counter[str] = field(default_factory=Counter)
     passed_over: int = 0
-    errors: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[dict[str, object]] = field(default_factory=list)
     not_listed: int = 0
     """Errors beyond those that are kept."""
     has_too_large: bool = False
 
-    def refuse(self, index: int, error: InvalidEvent) -> None:
+    def add_error(self, index: int, error: InvalidEvent) -> None:
         """Keeps an error, or counts it."""
         if len(self.errors) < _MAX_LISTED_ERRORS:
-            self.errors.append(batches.located(index, error))
+            self.errors.append(batches.locate_error(index, error))
         else:
             self.not_listed += 1
 
-    def listed(self, name: str) -> dict[str, Any]:
+    def format_errors(self, name: str) -> dict[str, Any]:
         """The errors as members of an answer."""
         return {name: self.errors, "not_listed": self.not_listed} if self.not_listed else {name: self.errors}
 
 
 @dataclass(slots=True)
-class _Sent:
+class _IntakeRequest:
     """A request whose sender is known: its body, plain, and how its documents are read."""
 
     caller: Caller
@@ -86,13 +93,13 @@ class _Sent:
 class Intake:
     """Takes change events of the source systems that ``sync.yaml`` names."""
 
-    def __init__(self, database: Database, config: Config, access: Access) -> None:
+    def __init__(self, database: ApiDatabase, config: Config, access: Access) -> None:
         self._database = database
         self._config = config
         self._access = access
         self._signatures = Signatures(config)
         self._group_commit = GroupCommit(database.engine, SECONDS)
-        self._throttle = Throttle({name: source.events_per_second for name, source in config.sources.items()})
+        self._throttle = IntakeThrottle({name: source.events_per_second for name, source in config.sources.items()})
         self._turns = Turns()
         limits = config.limits
         self._caps = Caps(limits.events_per_request, limits.event_bytes)
@@ -104,50 +111,50 @@ class Intake:
         """Closes the connections of the group commit."""
         await self._group_commit.aclose()
 
-    def routes(self) -> list[Route]:
+    def build_routes(self) -> list[Route]:
         """The routes that take change events."""
         return [
-            Route("/v1/events", self.events, methods=["POST"]),
+            Route("/v1/events", self.receive_events, methods=["POST"]),
             Route("/v1/sources/{source}/events", self.own_events, methods=["POST"]),
         ]
 
-    async def events(self, request: Request) -> Response:
+    async def receive_events(self, request: Request) -> Response:
         """Takes one CloudEvent or a batch: 202 once they are committed.
 
         Whole or not at all, unless ``?partial=true``.
         """
-        return await self._answer(request, None)
+        return await self._answer_request(request, None)
 
     async def own_events(self, request: Request) -> Response:
         """The same for events in the own shape of a source system that has ``events`` in ``sync.yaml``."""
-        return await self._answer(request, request.path_params["source"])
+        return await self._answer_request(request, request.path_params["source"])
 
-    async def _answer(self, request: Request, source: str | None) -> Response:
-        partial = _flag(request, "partial")
+    async def _answer_request(self, request: Request, source: str | None) -> Response:
+        partial = _read_flag(request, "partial")
         limit = self._config.limits.request_bytes
-        headers = _headers(request)
-        claim = self._signatures.claim(headers, source)
+        headers = _read_headers(request)
+        claim = self._signatures.read_claim(headers, source)
         if claim is None:
             caller = await self._access.caller_by(headers, "" if request.client is None else request.client.host)
             if source is None:
                 require_any_events(caller)
             else:
-                require(caller, f"events:{source}")
+                require_scope(caller, f"events:{source}")
             self._check_source(source)
-            with self._bodies.reserve(caller.name) as reservation:
-                body = await bodies.read(request, limit, reservation)
+            with self._bodies.begin_reservation(caller.name) as reservation:
+                body = await bodies.read_body(request, limit, reservation)
                 return await self._answer_sent(caller, None, body, headers, source, partial=partial)
         if BINARY in headers:
             raise Refused(
                 400, "A signature covers no headers, so a signed event must be a JSON document, not binary mode."
             )
-        with self._unproven.reserve("", _UNPROVEN_REQUEST_BYTES) as reservation:
-            body = await bodies.read(request, limit, reservation)
+        with self._unproven.begin_reservation("", _UNPROVEN_REQUEST_BYTES) as reservation:
+            body = await bodies.read_body(request, limit, reservation)
             if len(body) > _THREAD_BYTES:
-                caller = await asyncio.to_thread(claim.signer, body)
+                caller = await asyncio.to_thread(claim.verify_signer, body)
             else:
-                caller = claim.signer(body)
-        with self._bodies.reserve(caller.name, len(body)):
+                caller = claim.verify_signer(body)
+        with self._bodies.begin_reservation(caller.name, len(body)):
             return await self._answer_sent(caller, claim, body, headers, source, partial=partial)
 
     def _check_source(self, source: str | None) -> None:
@@ -158,7 +165,7 @@ class Intake:
     async def _answer_sent(
         self,
         caller: Caller,
-        claim: Claim | None,
+        claim: SignatureClaim | None,
         body: bytes,
         headers: Mapping[str, str],
         source: str | None,
@@ -167,81 +174,81 @@ class Intake:
     ) -> Response:
         """Takes what a known sender sent. ``claim``: its signature, which covers nothing of the headers."""
         coding = headers.get("content-encoding", "")
-        with self._bodies.reserve(caller.name, 0) as unpacked:
+        with self._bodies.begin_reservation(caller.name, 0) as unpacked:
             if coding.strip().lower() not in ("", "identity"):
-                unpacked.add(self._config.limits.request_bytes)
-                body = await asyncio.to_thread(bodies.decoded, body, coding, self._config.limits.request_bytes)
+                unpacked.add_bytes(self._config.limits.request_bytes)
+                body = await asyncio.to_thread(bodies.decode_body, body, coding, self._config.limits.request_bytes)
             if source is None:
                 read: _Read = lambda document, at: change_event(document, self._config)  # noqa: E731
             else:
                 read = self._reader_of(source, headers, claim)
             form = form_of_cloud_events(headers) if source is None else form_of_own_events(headers)
-            sent = _Sent(caller, body, headers, form, read, partial, trace_of(headers.get("traceparent")))
-            found = await self._understand(sent)
-            return await self._take(sent, found)
+            sent = _IntakeRequest(caller, body, headers, form, read, partial, trace_of(headers.get("traceparent")))
+            found = await self._read_body_events(sent)
+            return await self._record_events(sent, found)
 
-    def _reader_of(self, source: str, headers: Mapping[str, str], claim: Claim | None) -> _Read:
+    def _reader_of(self, source: str, headers: Mapping[str, str], claim: SignatureClaim | None) -> _Read:
         """Returns how events of a source's custom format are read.
 
         A signed request is read by its body and its signed headers alone. Where its events have no ``id``, the signed
         id of the message is used, since a repeated request has that again.
         """
-        seen = headers if claim is None else claim.headers()
+        seen = headers if claim is None else claim.list_signed_headers()
 
-        def read(document: Any, at: int | None) -> ChangeEvent | None:
+        def read_event(document: object, at: int | None) -> ChangeEvent | None:
             if not is_wanted(document, seen, source, self._config):
                 return None
             message = None if claim is None else claim.ident if at is None else f"{claim.ident}#{at}"
             return change_event_of(document, seen, source, self._config, message)
 
-        return read
+        return read_event
 
-    async def _take(self, sent: _Sent, found: _Understood) -> Response:
-        self._throttle.take(found.sources)
-        with self._database.answering():
+    async def _record_events(self, sent: _IntakeRequest, found: _Understood) -> Response:
+        self._throttle.charge_events(found.sources)
+        with self._database.refuse_on_failure():
             recorded = await self._group_commit.record_prepared(found.events)
         if recorded == _ONE_TAKEN and not (found.passed_over or sent.partial):
             return _TAKEN
-        answer: dict[str, Any] = {"accepted": recorded.accepted, "duplicates": recorded.duplicates}
+        answer: dict[str, object] = {"accepted": recorded.accepted, "duplicates": recorded.duplicates}
         if found.passed_over:
             answer["passed_over"] = found.passed_over
         if sent.partial:
-            answer.update(found.listed("refused"))
+            answer.update(found.format_errors("refused"))
         return JSONResponse(answer, status_code=202)
 
-    async def _understand(self, sent: _Sent) -> _Understood:
+    async def _read_body_events(self, sent: _IntakeRequest) -> _Understood:
         found = _Understood()
         if len(sent.body) <= _SMALL_BYTES:
             self._turns.give_way()
             for document in batches.documents_at_once(sent.body, sent.form, sent.headers, self._caps):
                 self._read_into(found, sent, document)
         else:
-            async with self._turns.turn(sent.caller.name) as turn:
+            async with self._turns.make_turn(sent.caller.name) as turn:
                 async for some in batches.documents_in_slices(sent.body, sent.form, sent.headers, self._caps, turn):
                     for document in some:
                         self._read_into(found, sent, document)
         if found.has_too_large and not sent.partial:
-            raise Refused(413, "An event is too large; nothing was recorded.", **found.listed("errors"))
+            raise Refused(413, "An event is too large; nothing was recorded.", **found.format_errors("errors"))
         if found.errors and (not sent.partial or not found.events):
-            raise Refused(422, "Some events cannot be taken; nothing was recorded.", **found.listed("errors"))
+            raise Refused(422, "Some events cannot be taken; nothing was recorded.", **found.format_errors("errors"))
         return found
 
-    def _read_into(self, found: _Understood, sent: _Sent, document: Document) -> None:
+    def _read_into(self, found: _Understood, sent: _IntakeRequest, document: EventDocument) -> None:
         """Raises Refused (403) for an event of a source that the sender may not send for."""
         if document.is_too_large:
             found.has_too_large = True
-            found.refuse(document.at or 0, InvalidEvent(f"has more than {self._caps.event_bytes} bytes"))
+            found.add_error(document.at or 0, InvalidEvent(f"has more than {self._caps.event_bytes} bytes"))
             return
         try:
             event = sent.read(document.value, document.at)
         except InvalidEvent as error:
-            found.refuse(document.at or 0, error)
+            found.add_error(document.at or 0, error)
             return
         if event is None:
             found.passed_over += 1
             return
         if event.source not in found.sources:
-            require(sent.caller, f"events:{event.source}")
+            require_scope(sent.caller, f"events:{event.source}")
         found.sources[event.source] += 1
         if sent.trace is not None and not event.trace:
             event = replace(event, trace=sent.trace)
@@ -253,12 +260,12 @@ _TAKEN = JSONResponse({"accepted": 1, "duplicates": 0}, status_code=202)
 """The answer to nearly every request with one event, made once."""
 
 
-def _headers(request: Request) -> dict[str, str]:
+def _read_headers(request: Request) -> dict[str, str]:
     """The headers by their names in small letters, decoded once; of those sent twice the first."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(request.headers.raw)}
 
 
-def _flag(request: Request, name: str) -> bool:
+def _read_flag(request: Request, name: str) -> bool:
     value = request.query_params.get(name, "false") if request.scope["query_string"] else "false"
     if value not in ("true", "false"):
         raise Refused(400, f"The parameter {name} must be true or false.")

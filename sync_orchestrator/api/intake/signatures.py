@@ -32,7 +32,7 @@ _MAX_SIGNATURES = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class SignatureClaim:
     """What a request says of its signature: well formed and in time, but not compared with a body."""
 
     ident: str
@@ -40,7 +40,7 @@ class Claim:
     digests: tuple[bytes, ...]
     secrets: Mapping[str, list[bytes]]
 
-    def signer(self, body: bytes) -> Caller:
+    def verify_signer(self, body: bytes) -> Caller:
         """The source system that signed the body, as it was sent. Raises Refused (401)."""
         prefix = f"{self.ident}.{self.timestamp}.".encode()
         sources = [
@@ -49,10 +49,10 @@ class Claim:
             if any(self._is_by(secret, prefix, body) for secret in secrets)
         ]
         if not sources:
-            raise refused()
+            raise make_refusal()
         return Caller(f"the signature of {sources[0]}", frozenset(f"events:{name}" for name in sources))
 
-    def headers(self) -> dict[str, str]:
+    def list_signed_headers(self) -> dict[str, str]:
         """The headers that are signed."""
         return {ID: self.ident, TIMESTAMP: self.timestamp}
 
@@ -78,7 +78,7 @@ class Signatures:
                 place = self._common if source.events is None else self._own
                 place[name] = [webhook_key(str(secret)) for secret in source.webhook_secrets]
 
-    def claim(self, headers: Mapping[str, str], source: str | None) -> Claim | None:
+    def read_claim(self, headers: Mapping[str, str], source: str | None) -> SignatureClaim | None:
         """Reads what a request says of its signature, before any body is read.
 
         It may be a request to a source's own path, or to the common one. None where it says nothing, or nobody signs
@@ -92,17 +92,17 @@ class Signatures:
             return None
         ident, timestamp = headers.get(ID, ""), headers.get(TIMESTAMP, "")
         if _IDENT.fullmatch(ident) is None or _SECONDS.fullmatch(timestamp) is None:
-            raise refused()
+            raise make_refusal()
         if abs(time.time() - int(timestamp)) > _TOLERANCE_SECONDS:
-            raise refused()
+            raise make_refusal()
         said = headers[SIGNATURE].split(" ")
         digests = tuple(base64.b64decode(match[1]) for each in said if (match := _DIGEST.fullmatch(each)))
         if not digests or len(said) > _MAX_SIGNATURES:
-            raise refused()
-        return Claim(ident, timestamp, digests, secrets)
+            raise make_refusal()
+        return SignatureClaim(ident, timestamp, digests, secrets)
 
 
-def refused() -> Refused:
+def make_refusal() -> Refused:
     """The refusal of a signature, the same for all that may be wrong with it."""
     return Refused(
         401,

@@ -12,7 +12,7 @@ from sync_orchestrator.api.problems import Refused
 _BURST_SECONDS = 1.0
 
 
-class Throttle:
+class IntakeThrottle:
     """Counts events by source; ``rates`` in events a second, None: no limit."""
 
     def __init__(self, rates: Mapping[str, float | None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -20,7 +20,7 @@ class Throttle:
         self._clock = clock
         self._paid_until = dict.fromkeys(self._rates, 0.0)
 
-    def take(self, sources: Iterable[str]) -> None:
+    def charge_events(self, sources: Iterable[str]) -> None:
         """Takes one for each event. Raises Refused (429) with the time to wait, and takes nothing then.
 
         A batch of more than a second's worth is taken when nothing is owed.
@@ -29,7 +29,7 @@ class Throttle:
             return
         now = self._clock()
         costs = {source: n / self._rates[source] for source, n in Counter(sources).items() if source in self._rates}
-        waits = [self._wait(source, cost, now) for source, cost in costs.items()]
+        waits = [self._compute_wait(source, cost, now) for source, cost in costs.items()]
         if max(waits, default=0) > 0:
             raise Refused(
                 429,
@@ -39,6 +39,6 @@ class Throttle:
         for source, cost in costs.items():
             self._paid_until[source] = max(self._paid_until[source], now) + cost
 
-    def _wait(self, source: str, cost: float, now: float) -> float:
+    def _compute_wait(self, source: str, cost: float, now: float) -> float:
         owed = max(0.0, self._paid_until[source] - now)
         return min(owed, owed + cost - _BURST_SECONDS)

@@ -34,7 +34,7 @@ class Turns:
         """Whether such requests came lately."""
         return time.perf_counter() - self._others_came < _LATELY_SECONDS
 
-    def turn(self, sender: str) -> Turn:
+    def make_turn(self, sender: str) -> Turn:
         """A context manager for the work on one request."""
         return Turn(self, sender)
 
@@ -43,7 +43,7 @@ class Turns:
         """Whether another request waits for its turn."""
         return bool(self._waiting)
 
-    async def begin(self, sender: str) -> None:
+    async def wait_for_turn(self, sender: str) -> None:
         """Returns when it is the sender's turn."""
         if not self._is_taken:
             self._is_taken = True
@@ -54,10 +54,10 @@ class Turns:
             await own
         except asyncio.CancelledError:
             if own.done() and not own.cancelled():  # it was given the turn just now
-                self.end()
+                self.pass_turn()
             raise
 
-    def end(self) -> None:
+    def pass_turn(self) -> None:
         """Gives the turn to the next sender."""
         while self._waiting:
             sender, queue = self._waiting.popitem(last=False)
@@ -80,13 +80,13 @@ class Turn:
         self._has_it = False
 
     async def __aenter__(self) -> Turn:
-        await self._take()
+        await self._begin_slice()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._release()
+        self._end_slice()
 
     async def go_on(self) -> None:
         """To be called after each small piece of work: where the slice is over, others go first."""
@@ -94,16 +94,16 @@ class Turn:
             return
         await asyncio.sleep(_PAUSE_SECONDS if self._turns.others_come() else 0)
         if self._turns.is_waited_for:
-            self._release()
-            await self._take()
+            self._end_slice()
+            await self._begin_slice()
         self._began = time.perf_counter()
 
-    async def _take(self) -> None:
-        await self._turns.begin(self._sender)
+    async def _begin_slice(self) -> None:
+        await self._turns.wait_for_turn(self._sender)
         self._has_it = True
         self._began = time.perf_counter()
 
-    def _release(self) -> None:
+    def _end_slice(self) -> None:
         if self._has_it:
             self._has_it = False
-            self._turns.end()
+            self._turns.pass_turn()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from urllib.parse import quote, unquote_to_bytes
 
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.config import Route
+from sync_orchestrator.config import RouteSettings
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -20,7 +20,7 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029/\\\\\u2044\u2215\u2216\u29
 _MAX_BYTES = 8192
 
 
-def segments(raw: bytes) -> list[str]:
+def split_path(raw: bytes) -> list[str]:
     """Splits a path as it was sent at its slashes and decodes each segment once.
 
     Raises Refused (400) for what another server may read as another path: an empty segment, ``.`` and ``..`` also with
@@ -29,13 +29,13 @@ def segments(raw: bytes) -> list[str]:
     which turns full-width dots and slashes into plain ones.
     """
     if not raw.startswith(b"/") or len(raw) > _MAX_BYTES or _BAD_ESCAPE.search(raw):
-        raise _refused()
+        raise _make_refusal()
     try:
         found = [unquote_to_bytes(piece).decode() for piece in raw[1:].split(b"/")]
     except UnicodeDecodeError:
-        raise _refused() from None
+        raise _make_refusal() from None
     if not all(_has_one_reading(piece) for piece in found):
-        raise _refused()
+        raise _make_refusal()
     return found
 
 
@@ -61,7 +61,7 @@ def _is_plain(piece: str) -> bool:
     return not _UNSAFE.search(piece) and any(letter != "." for letter in visible)
 
 
-def spelt(pieces: list[str]) -> str:
+def join_path(pieces: list[str]) -> str:
     """The path again, in its one spelling."""
     return "".join("/" + quote(piece, safe="!$&'()*+,;=:@-._~") for piece in pieces)
 
@@ -69,15 +69,15 @@ def spelt(pieces: list[str]) -> str:
 class Paths:
     """Which route a path is of; of two that fit, the one that names more of it."""
 
-    def __init__(self, routes: Mapping[str, Route]) -> None:
+    def __init__(self, routes: Mapping[str, RouteSettings]) -> None:
         split = [(name, route.method, route.path[1:].split("/")) for name, route in routes.items()]
         self._routes = sorted(split, key=lambda route: [piece.startswith("{") for piece in route[2]])
 
-    def find(self, method: str, pieces: list[str]) -> tuple[str, dict[str, str]]:
+    def find_route(self, method: str, pieces: list[str]) -> tuple[str, dict[str, str]]:
         """The route's name, and the parts of its path. Raises Refused: 404, 405."""
         allowed = set()
         for name, verb, template in self._routes:
-            parts = _parts(template, pieces)
+            parts = _match_template(template, pieces)
             if parts is not None:
                 if verb == method or (verb, method) == ("GET", "HEAD"):
                     return name, parts
@@ -91,7 +91,7 @@ class Paths:
         raise Refused(404, "There is no such route; /openapi.json says what there is.")
 
 
-def _parts(template: list[str], pieces: list[str]) -> dict[str, str] | None:
+def _match_template(template: list[str], pieces: list[str]) -> dict[str, str] | None:
     if len(template) != len(pieces):
         return None
     parts = {}
@@ -103,5 +103,5 @@ def _parts(template: list[str], pieces: list[str]) -> dict[str, str] | None:
     return parts
 
 
-def _refused() -> Refused:
+def _make_refusal() -> Refused:
     return Refused(400, "This path can be read in more than one way, or in none.")

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 
 from sync_orchestrator.api import bodies
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.config import Route
+from sync_orchestrator.config import RouteSettings
 from sync_orchestrator.errors import InvalidEvent
 from sync_orchestrator.event_formats.strict_json import parse
 
@@ -25,7 +25,7 @@ _MOST_PARAMETERS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ProxyRequest:
     """One request of a caller to the proxy, with its path and headers checked."""
 
     method: str
@@ -49,7 +49,7 @@ class Asked:
             (name, value) for name, value in self.headers.raw if not (name.lower() in _OUR_KEYS and b"sync_" in value)
         ]
 
-    def refuse_ambiguous(self, route: Route) -> None:
+    def refuse_ambiguous(self, route: RouteSettings) -> None:
         """Raises Refused (400) for a request that two servers may read in two ways.
 
         These are a header that may be there once and is there twice, a body of a ``GET``, which some servers take for
@@ -63,18 +63,18 @@ class Asked:
         if self.body and self.method in ("GET", "HEAD"):
             raise Refused(400, "A GET cannot have a body.")
 
-    def values(self, route: Route) -> dict[str, Any]:
+    def build_template_values(self, route: RouteSettings) -> dict[str, Any]:
         """What templates of a route know. Raises Refused: 400, 413, 415."""
-        known: dict[str, Any] = {
+        known: dict[str, object] = {
             **self.parts,
-            "query": {**dict.fromkeys(route.query), **self._parameters(route)},
+            "query": {**dict.fromkeys(route.query), **self._read_parameters(route)},
             "headers": {name.lower(): self.headers.get(name) for name in route.headers},
         }
         if route.method != "GET":
-            known["body"] = self._document()
+            known["body"] = self._read_document()
         return known
 
-    def _parameters(self, route: Route) -> dict[str, str]:
+    def _read_parameters(self, route: RouteSettings) -> dict[str, str]:
         try:
             told = parse_qsl(self.query, keep_blank_values=True, errors="strict", max_num_fields=_MOST_PARAMETERS)
         except ValueError:
@@ -84,13 +84,13 @@ class Asked:
             raise Refused(400, "A parameter of the query is not known here, or stands there twice.")
         return found
 
-    def _document(self) -> Any:
+    def _read_document(self) -> Any:
         if not self.body:
             return None
         kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
             raise Refused(415, "Send application/json, in UTF-8.")
         try:
-            return parse(bodies.decoded(self.body, self.headers.get("content-encoding", ""), self.limit))
+            return parse(bodies.decode_body(self.body, self.headers.get("content-encoding", ""), self.limit))
         except InvalidEvent:
             raise Refused(400, "The body cannot be read as JSON.") from None

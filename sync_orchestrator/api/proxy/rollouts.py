@@ -6,7 +6,6 @@ Not here: what a change needs (``core/service/rollout.py``).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,9 +16,9 @@ from starlette.routing import Route
 
 from sync_orchestrator.api import bodies
 from sync_orchestrator.api.auth import Access
-from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.database import ApiDatabase
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.api.proxy.shared_state import Known
+from sync_orchestrator.api.proxy.shared_state import SharedState
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.service import rollout
@@ -42,8 +41,8 @@ class _Wanted(BaseModel):
     deny: list[str] | None = None
     override: bool = False
 
-    def change(self) -> rollout.Change:
-        return rollout.Change(
+    def build_change(self) -> rollout.RolloutChange:
+        return rollout.RolloutChange(
             self.percent,
             self.shadow,
             None if self.allow is None else frozenset(self.allow),
@@ -54,52 +53,56 @@ class _Wanted(BaseModel):
 class Rollouts:
     """The paths that show and change how much traffic takes the new path."""
 
-    def __init__(self, database: Database, config: Config, access: Access, known: Known) -> None:
+    def __init__(self, database: ApiDatabase, config: Config, access: Access, known: SharedState) -> None:
         self._database = database
         self._config = config
         self._access = access
         self._known = known
 
-    def routes(self) -> list[Route]:
+    def build_routes(self) -> list[Route]:
         """The routes of rollouts."""
         return [
-            Route("/v1/rollouts", self.all),
-            Route("/v1/rollouts/{route}", self.one),
-            Route("/v1/rollouts/{route}", self.change, methods=["PUT"]),
+            Route("/v1/rollouts", self.list_rollouts),
+            Route("/v1/rollouts/{route}", self.show_rollout),
+            Route("/v1/rollouts/{route}", self.change_rollout, methods=["PUT"]),
         ]
 
-    async def all(self, request: Request) -> Response:
+    async def list_rollouts(self, request: Request) -> Response:
         """Each route's that has a legacy upstream."""
         await self._access.authorise(request, "admin")
-        known = await self._database.ask(self._read)
-        return JSONResponse({"rollouts": [rollout.described(each) for each in rollout.of_routes(self._config, known)]})
+        known = await self._database.run_in_thread(self._read_rollouts)
+        return JSONResponse(
+            {"rollouts": [rollout.describe_rollout(each) for each in rollout.of_routes(self._config, known)]}
+        )
 
-    async def one(self, request: Request) -> Response:
+    async def show_rollout(self, request: Request) -> Response:
         """One route's, with the last changes of it."""
         await self._access.authorise(request, "admin")
-        name = self._name(request)
-        known = await self._database.ask(self._read)
-        changes = await self._database.ask(lambda: self._history(name))
-        return JSONResponse({**rollout.described(known.get(name, rollout.Rollout(name))), "changes": changes})
+        name = self._require_route_name(request)
+        known = await self._database.run_in_thread(self._read_rollouts)
+        changes = await self._database.run_in_thread(lambda: self._read_history(name))
+        return JSONResponse(
+            {**rollout.describe_rollout(known.get(name, rollout.RolloutState(name))), "changes": changes}
+        )
 
-    async def change(self, request: Request) -> Response:
+    async def change_rollout(self, request: Request) -> Response:
         """Changes one; 409 where validation does not allow it."""
         caller = await self._access.authorise(request, "admin")
-        name, wanted = self._name(request), await _wanted(request)
+        name, wanted = self._require_route_name(request), await _read_wanted(request)
 
-        def work(connection: Connection) -> rollout.Rollout:
-            return rollout.change(
+        def apply_change(connection: Connection) -> rollout.RolloutState:
+            return rollout.change_rollout(
                 connection,
                 self._config,
                 name,
-                wanted.change(),
+                wanted.build_change(),
                 who=f"the key {caller.name!r}"[:500],
                 why=wanted.why,
                 override=wanted.override,
             )
 
         try:
-            after = await self._database.ask(lambda: in_transaction(self._database.engine, work))
+            after = await self._database.run_in_thread(lambda: in_transaction(self._database.engine, apply_change))
         except NotYet as error:
             raise Refused(
                 409,
@@ -110,15 +113,15 @@ class Rollouts:
             raise Refused(
                 422, "The change cannot be made.", errors=[{"index": 0, "field": None, "reason": str(error)}]
             ) from None
-        self._known.forget()
-        return JSONResponse(rollout.described(after))
+        self._known.expire_snapshot()
+        return JSONResponse(rollout.describe_rollout(after))
 
-    def figures(self, connection: Connection) -> Iterator[Metric]:
+    def collect_metrics(self, connection: Connection) -> Iterator[Metric]:
         """For ``/metrics``."""
         shares = GaugeMetricFamily(
             "sync_rollout_share", "Per cent of a route's values that take the new path.", labels=("route",)
         )
-        known = rollout.rollouts(connection)
+        known = rollout.list_rollouts(connection)
         for each in rollout.of_routes(self._config, known):
             shares.add_metric([each.route], 0.0 if each.halted else each.percent)
         calls = CounterMetricFamily(
@@ -128,26 +131,26 @@ class Rollouts:
             calls.add_metric([route, outcome], float(count))
         return iter((shares, calls))
 
-    def _name(self, request: Request) -> str:
+    def _require_route_name(self, request: Request) -> str:
         name = str(request.path_params["route"])
         try:
-            rollout.switched(self._config, name)
+            rollout.find_switched_route(self._config, name)
         except NotFound:
             raise Refused(404, "There is no route of this name with a legacy upstream.") from None
         return name
 
-    def _read(self) -> dict[str, rollout.Rollout]:
+    def _read_rollouts(self) -> dict[str, rollout.RolloutState]:
         with self._database.engine.begin() as connection:
-            return rollout.rollouts(connection)
+            return rollout.list_rollouts(connection)
 
-    def _history(self, name: str) -> list[dict[str, Any]]:
+    def _read_history(self, name: str) -> list[dict[str, object]]:
         with self._database.engine.begin() as connection:
-            rows = rollout.history(connection, name)[:_SHOWN_CHANGES]
+            rows = rollout.list_rollout_changes(connection, name)[:_SHOWN_CHANGES]
         return [{**row._mapping, "at": row.at.isoformat()} for row in rows]
 
 
-async def _wanted(request: Request) -> _Wanted:
-    body = await bodies.read(request, _MOST_BYTES)
+async def _read_wanted(request: Request) -> _Wanted:
+    body = await bodies.read_body(request, _MOST_BYTES)
     try:
         return _Wanted.model_validate(parse(body))
     except InvalidEvent:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.database import ApiDatabase
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.core.service import rollout
-from sync_orchestrator.core.service.rollout import Rollout
+from sync_orchestrator.core.service.rollout import RolloutState
 from sync_orchestrator.core.systems import breaker
 
 _GOOD_FOR = 0.5
@@ -28,45 +28,45 @@ class Snapshot:
     """What all replicas share, as it was at one moment."""
 
     open_breakers: frozenset[str]
-    rollouts: Mapping[str, Rollout]
+    rollouts: Mapping[str, RolloutState]
 
 
-class Known:
+class SharedState:
     """The shared state of breakers and rollouts, reread from the database when it is too old."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: ApiDatabase) -> None:
         self._database = database
         self._lock = asyncio.Lock()
         self._until = 0.0
         self._snapshot: Snapshot | None = None
 
-    async def look(self) -> Snapshot:
+    async def read_snapshot(self) -> Snapshot:
         """Raises Refused (503) where nothing was ever known."""
-        if (found := self._good()) is not None:
+        if (found := self._get_current_snapshot()) is not None:
             return found
         async with self._lock:
-            if (found := self._good()) is not None:
+            if (found := self._get_current_snapshot()) is not None:
                 return found
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    self._snapshot = await self._database.ask(self._read)
+                    self._snapshot = await self._database.run_in_thread(self._load_snapshot)
             except (Refused, TimeoutError):
                 if self._snapshot is None:
                     raise Refused(503, "The database does not answer; try again later.") from None
             self._until = time.monotonic() + _GOOD_FOR
             return self._snapshot
 
-    def forget(self) -> None:
+    def expire_snapshot(self) -> None:
         """Has it read anew."""
         self._until = 0.0
 
-    def _good(self) -> Snapshot | None:
+    def _get_current_snapshot(self) -> Snapshot | None:
         return self._snapshot if time.monotonic() < self._until else None
 
-    def _read(self) -> Snapshot:
+    def _load_snapshot(self) -> Snapshot:
         with self._database.engine.begin() as connection:
-            return _snapshot(connection)
+            return _read_snapshot(connection)
 
 
-def _snapshot(connection: Connection) -> Snapshot:
-    return Snapshot(breaker.open_ones(connection), rollout.rollouts(connection))
+def _read_snapshot(connection: Connection) -> Snapshot:
+    return Snapshot(breaker.open_ones(connection), rollout.list_rollouts(connection))

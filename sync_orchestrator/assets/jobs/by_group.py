@@ -14,7 +14,7 @@ import dagster as dg
 from sync_orchestrator.assets.options import ALL_ENTITIES
 from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.core.groups.concurrency import GROUPS_COMPARED_AT_ONCE
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 from sync_orchestrator.texts.nearest_names import unknown_name
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ IN_ONE_RUN: dict[str, Any] = {"executor_def": dg.in_process_executor, "run_tags"
 """The settings of a job that is one process, and is not run again by itself where it failed."""
 
 
-def asked_entities(system: System, entity: str) -> list[str]:
+def requested_entities(system: SystemResource, entity: str) -> list[str]:
     """The entity that an operator chose, or all. Raises Failure for one that does not exist."""
     known = list(system.context.entities)
     if entity != ALL_ENTITIES and entity not in known:
@@ -33,7 +33,7 @@ def asked_entities(system: System, entity: str) -> list[str]:
     return known if entity == ALL_ENTITIES else [entity]
 
 
-def named_groups(system: System, entities: Sequence[str], groups: Sequence[str]) -> dict[str, list[str]]:
+def named_groups(system: SystemResource, entities: Sequence[str], groups: Sequence[str]) -> dict[str, list[str]]:
     """The business groups that an operator named, by the entities that have them.
 
     Raises Failure for a group that none of these entities has, with the names that may have been meant.
@@ -54,7 +54,7 @@ def unknown_groups(entities: Sequence[str], groups: Sequence[str], known: set[st
     )
 
 
-def asked_groups(context: dg.AssetCheckExecutionContext, system: System, name: str) -> list[str]:
+def requested_groups(context: dg.AssetCheckExecutionContext, system: SystemResource, name: str) -> list[str]:
     """The groups of an entity that a check was launched over; all of its groups where no partitions were named.
 
     Raises Failure for a partition that is no business group of the entity: an operator added it by hand.
@@ -68,7 +68,12 @@ def asked_groups(context: dg.AssetCheckExecutionContext, system: System, name: s
 
 
 def by_group(
-    context: Context, system: System, name: str, groups: Sequence[str], work: Callable[[str], Awaitable[T]], what: str
+    context: Context,
+    system: SystemResource,
+    name: str,
+    groups: Sequence[str],
+    work: Callable[[str], Awaitable[T]],
+    what: str,
 ) -> Iterator[tuple[str, T]]:
     """The groups with their results, as they end; one that breaks keeps no other from its turn, but fails the run.
 

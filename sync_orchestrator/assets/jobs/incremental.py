@@ -19,14 +19,14 @@ from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.lineage import archive_key, mirror_key
 from sync_orchestrator.assets.totals import observe_totals
 from sync_orchestrator.core.drain.drain import DrainReport, drain
-from sync_orchestrator.core.operations.maintenance import look_after
-from sync_orchestrator.core.operations.retention import forget
+from sync_orchestrator.core.operations.maintenance import run_maintenance
+from sync_orchestrator.core.operations.retention import delete_expired
 from sync_orchestrator.core.push.settlement import MAX_KEYS
 from sync_orchestrator.core.systems.pauses import pauses_of
-from sync_orchestrator.resources.instance.dagster_internals import AssetEvent, report
-from sync_orchestrator.resources.instance.run_retention import forget_runs
+from sync_orchestrator.resources.instance.dagster_internals import AssetEvent, report_events
+from sync_orchestrator.resources.instance.run_retention import delete_old_runs
 from sync_orchestrator.resources.job_names import INCREMENTAL_SYNC, MAINTENANCE
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 
 TELL_SECONDS = 5.0
 REPORT_SECONDS = 15.0
@@ -51,30 +51,33 @@ class Reporter:
         now = time.monotonic()
         if now - self._told >= TELL_SECONDS:
             self._told = now
-            self._context.log.info(self._line(so_far))
+            self._context.log.info(self._format_figures(so_far))
         if now - self._reported >= REPORT_SECONDS:
             self._reported = now
-            self.groups(so_far)
+            self.report_groups(so_far)
 
-    def end(self) -> dict[str, int | float]:
+    def report_end(self) -> dict[str, int | float]:
         """Reports the end of the drain, complete or not, and returns the run's figures."""
-        self._context.log.info(self._line(self._drained))
-        self.groups(self._drained)
-        return self._figures(self._drained)
+        self._context.log.info(self._format_figures(self._drained))
+        self.report_groups(self._drained)
+        return self._collect_figures(self._drained)
 
-    def groups(self, so_far: DrainReport) -> None:
+    def report_groups(self, so_far: DrainReport) -> None:
         """Reports the groups touched since the last time."""
         touched, so_far.settled.groups = sorted(so_far.settled.groups.items()), Counter()
         keys, so_far.settled.keys = so_far.settled.keys, {}
         events: list[AssetEvent] = []
         for (entity, group), mirrored in touched:
             self.entities.add(entity)
-            figures: dict[str, Any] = {"records_mirrored": mirrored, **_named(entity, keys.get((entity, group), []))}
+            figures: dict[str, Any] = {
+                "records_mirrored": mirrored,
+                **_describe_records(entity, keys.get((entity, group), [])),
+            }
             events += [
                 dg.AssetObservation(asset_key=asset, partition=group, metadata=figures)
                 for asset in (archive_key(entity), mirror_key(entity))
             ]
-        report(self._context, events)
+        report_events(self._context, events)
         self._log_records(keys)
 
     def _log_records(self, keys: Mapping[tuple[str, str], Sequence[str]]) -> None:
@@ -87,10 +90,10 @@ class Reporter:
                 + f". See one: sync-orchestrator records show {entity} KEY"
             )
 
-    def _line(self, so_far: DrainReport) -> str:
-        return ", ".join(f"{value} {name}" for name, value in self._figures(so_far).items())
+    def _format_figures(self, so_far: DrainReport) -> str:
+        return ", ".join(f"{value} {name}" for name, value in self._collect_figures(so_far).items())
 
-    def _figures(self, so_far: DrainReport) -> dict[str, int | float]:
+    def _collect_figures(self, so_far: DrainReport) -> dict[str, int | float]:
         settled = so_far.settled
         seconds = max(0.001, so_far.seconds or time.monotonic() - self._started)
         return {
@@ -108,7 +111,7 @@ class Reporter:
         }
 
 
-def _named(entity: str, keys: Sequence[str]) -> dict[str, str]:
+def _describe_records(entity: str, keys: Sequence[str]) -> dict[str, str]:
     """The first changed records of a group, and the command that shows one."""
     if not keys:
         return {}
@@ -117,7 +120,7 @@ def _named(entity: str, keys: Sequence[str]) -> dict[str, str]:
 
 @dg.op(out=dg.Out(dg.Nothing))
 @cancelable
-def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.Output[None]]:
+def drain_ledger(context: dg.OpExecutionContext, system: SystemResource) -> Iterator[dg.Output[None]]:
     """Works off due events and out-of-sync records until it is quiet, and reports the touched groups."""
     reporter = Reporter(context)
     try:
@@ -125,20 +128,20 @@ def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.
             system.perform(drain(system.context, progress=reporter, hand_over=_HAND_OVER_SECONDS))
     except BaseException:
         with suppress(Exception):
-            reporter.end()
+            reporter.report_end()
         raise
     _log_pauses(context, system)
-    figures = reporter.end()
+    figures = reporter.report_end()
     observe_totals(context, system, sorted(reporter.entities))
     yield dg.Output(None, metadata=figures)
 
 
-def _log_pauses(context: dg.OpExecutionContext, system: System) -> None:
+def _log_pauses(context: dg.OpExecutionContext, system: SystemResource) -> None:
     """Says which pushes the drain left, and what ends that."""
     with system.context.engine.begin() as connection:
         pauses = pauses_of(connection, {name: entity.system_name for name, entity in system.context.entities.items()})
     for pause in pauses.values():
-        context.log.warning(f"{pause.text()}; {pause.next_step}")
+        context.log.warning(f"{pause.to_text()}; {pause.next_step}")
 
 
 @dg.job(
@@ -152,14 +155,14 @@ def incremental_sync() -> None:
 
 @dg.op(out=dg.Out(dg.Nothing))
 @cancelable
-def look_after_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.Output[None]]:
+def look_after_ledger(context: dg.OpExecutionContext, system: SystemResource) -> Iterator[dg.Output[None]]:
     """Partitions ahead, totals that must add up, what is over forgotten."""
     settings = system.context.config.retention
-    with system.alive():
+    with system.keep_alive():
         with system.context.engine.begin() as connection:
-            totals = look_after(connection)
-        runs = forget_runs(context.instance, settings, origin=context.run.remote_job_origin)
-        forgotten = {**forget(system.context.engine, settings), "runs": runs}
+            totals = run_maintenance(connection)
+        runs = delete_old_runs(context.instance, settings, origin=context.run.remote_job_origin)
+        forgotten = {**delete_expired(system.context.engine, settings), "runs": runs}
     yield dg.Output(
         None,
         metadata={
@@ -173,5 +176,5 @@ def look_after_ledger(context: dg.OpExecutionContext, system: System) -> Iterato
 
 
 @dg.job(name=MAINTENANCE, **IN_ONE_RUN, description="Looks after the ledger.")
-def maintenance() -> None:
+def maintenance_job() -> None:
     look_after_ledger()

@@ -13,7 +13,7 @@ from sync_orchestrator.core.systems.pauses import set_paused as set_paused
 from sync_orchestrator.core.systems.suspension import suspension_of
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.resources.job_names import PAUSE, RESUME
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 
 
 class PauseOptions(dg.Config):
@@ -23,14 +23,18 @@ class PauseOptions(dg.Config):
     reason: str | None = Field(default=None, description="Why, for those who look at this run; it is logged.")
 
 
-def pause_pushes(context: dg.OpExecutionContext, config: PauseOptions, system: System) -> Iterator[dg.Output[None]]:
+def pause_pushes(
+    context: dg.OpExecutionContext, config: PauseOptions, system: SystemResource
+) -> Iterator[dg.Output[None]]:
     """Stops pushes; change events go on being recorded and archived."""
-    yield from _switch(context, config, system, paused=True)
+    yield from _switch_pushes(context, config, system, paused=True)
 
 
-def resume_pushes(context: dg.OpExecutionContext, config: PauseOptions, system: System) -> Iterator[dg.Output[None]]:
+def resume_pushes(
+    context: dg.OpExecutionContext, config: PauseOptions, system: SystemResource
+) -> Iterator[dg.Output[None]]:
     """Lets pushes go on. Fails where the third party is suspended, since it has to be adopted first."""
-    yield from _switch(context, config, system, paused=False)
+    yield from _switch_pushes(context, config, system, paused=False)
     with system.context.engine.begin() as connection:
         suspension = suspension_of(connection, _system_of(system, config.name))
     if suspension is not None:
@@ -41,11 +45,11 @@ def resume_pushes(context: dg.OpExecutionContext, config: PauseOptions, system: 
         )
 
 
-def _switch(
-    context: dg.OpExecutionContext, config: PauseOptions, system: System, *, paused: bool
+def _switch_pushes(
+    context: dg.OpExecutionContext, config: PauseOptions, system: SystemResource, *, paused: bool
 ) -> Iterator[dg.Output[None]]:
     entities = system.context.entities
-    with system.alive():
+    with system.keep_alive():
         try:
             set_paused(system.context.engine, config.name, set(entities), paused=paused)
         except SyncError as error:
@@ -54,12 +58,12 @@ def _switch(
             left = pauses_of(connection, {name: entity.system_name for name, entity in entities.items()})
     line = f"pushes of {config.name} are {'paused' if paused else 'going on'}"
     context.log.info(f"{line}: {config.reason}" if config.reason else line)
-    waits = "; ".join(pause.text() for pause in left.values())
+    waits = "; ".join(pause.to_text() for pause in left.values())
     reason = {} if config.reason is None else {"reason": config.reason}
     yield dg.Output(None, metadata={"result": line, **reason, "pushes that wait": waits or "none"})
 
 
-def _system_of(system: System, name: str) -> str:
+def _system_of(system: SystemResource, name: str) -> str:
     return system.context.entities[name].system_name if name in system.context.entities else name
 
 
@@ -78,7 +82,7 @@ def pause_jobs(config: Config) -> list[dg.JobDefinition]:
             "`sync-orchestrator pause`."
         ),
     )
-    def pause() -> None:
+    def run_pause() -> None:
         pause_op()
 
     @dg.job(
@@ -86,7 +90,7 @@ def pause_jobs(config: Config) -> list[dg.JobDefinition]:
         **IN_ONE_RUN,
         description=("Lets the pushes of an entity or of a third party go on. The same as `sync-orchestrator resume`."),
     )
-    def resume() -> None:
+    def run_resume() -> None:
         resume_op()
 
-    return [pause, resume]
+    return [run_pause, run_resume]

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN, asked_entities, unknown_groups
+from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN, requested_entities, unknown_groups
 from sync_orchestrator.assets.options import (
     ALL_ENTITIES,
     ALLOW_DELETIONS,
@@ -25,10 +25,10 @@ from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.full_sync.plan import GroupPlan, groups_to_plan, plan_group, ungrouped_notes
-from sync_orchestrator.core.full_sync.plan_tables import counts_table, notes, samples_table
+from sync_orchestrator.core.full_sync.plan_tables import counts_table, list_notes, samples_table
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.resources.job_names import PLAN
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 
 _MOST_SAMPLES = 200
 
@@ -41,18 +41,20 @@ class PlanOptions(dg.Config):
     allow_deletions: int | None = Field(default=None, description=f"{ALLOW_DELETIONS} As for the full sync.")
 
 
-def plan_full_sync(context: dg.OpExecutionContext, config: PlanOptions, system: System) -> Iterator[dg.Output[None]]:
+def plan_full_sync(
+    context: dg.OpExecutionContext, config: PlanOptions, system: SystemResource
+) -> Iterator[dg.Output[None]]:
     """Plans group after group; one that cannot be planned keeps no other from its turn, but fails the run."""
-    entities = asked_entities(system, config.entity)
+    entities = requested_entities(system, config.entity)
     metadata: dict[str, Any] = {}
     failed: list[str] = []
-    by_entity = _groups(config, system, entities, failed)
+    by_entity = _select_groups(config, system, entities, failed)
     for name in entities:
-        plans = list(_plans(context, config, system, system.entity(name), by_entity[name], failed))
+        plans = list(_plan_groups(context, config, system, system.get_entity(name), by_entity[name], failed))
         if plans:
             metadata[f"{name}: counts"] = shown_table(counts_table(plans))
             metadata[f"{name}: samples"] = shown_table(samples_table(plans, _MOST_SAMPLES))
-            if told := [*notes(plans), *system.perform(ungrouped_notes(system.entity(name)))]:
+            if told := [*list_notes(plans), *system.perform(ungrouped_notes(system.get_entity(name)))]:
                 metadata[f"{name}: notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in told))
     if failed:
         raise dg.Failure(
@@ -63,7 +65,9 @@ def plan_full_sync(context: dg.OpExecutionContext, config: PlanOptions, system: 
     yield dg.Output(None, metadata=metadata)
 
 
-def _groups(config: PlanOptions, system: System, entities: Sequence[str], failed: list[str]) -> dict[str, list[str]]:
+def _select_groups(
+    config: PlanOptions, system: SystemResource, entities: Sequence[str], failed: list[str]
+) -> dict[str, list[str]]:
     """The groups to plan, by entity: those named, which a source may have before the archive has them, or all.
 
     Raises Failure for a name that neither has.
@@ -72,7 +76,7 @@ def _groups(config: PlanOptions, system: System, entities: Sequence[str], failed
     if not config.groups or not set().union(*known.values()).issuperset(config.groups):
         for name in entities:
             try:
-                known[name] = set(system.perform(groups_to_plan(system.context, system.entity(name))))
+                known[name] = set(system.perform(groups_to_plan(system.context, system.get_entity(name))))
             except SyncError as error:
                 failed.append(f"{name}: {error}")
                 known[name] = known[name] if config.groups else set()
@@ -84,10 +88,10 @@ def _groups(config: PlanOptions, system: System, entities: Sequence[str], failed
     }
 
 
-def _plans(
+def _plan_groups(
     context: dg.OpExecutionContext,
     config: PlanOptions,
-    system: System,
+    system: SystemResource,
     entity: EntityContext,
     groups: Sequence[str],
     failed: list[str],
@@ -115,7 +119,7 @@ def plan_job(config: Config) -> dg.JobDefinition:
         config=all_defaults(plan_op.name, options),
         description=("Shows what full syncs would do, of every business group or of those named. Nothing is written."),
     )
-    def plan() -> None:
+    def show_plan() -> None:
         plan_op()
 
-    return plan
+    return show_plan

@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from sync_orchestrator.assets import archive_checks, mirror_check_report, mirror_checks
-from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN, asked_entities, by_group, named_groups
+from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN, by_group, named_groups, requested_entities
 from sync_orchestrator.assets.options import (
     ALL_ENTITIES,
     ALLOW_DELETIONS,
@@ -25,9 +25,9 @@ from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.full_sync.plan_tables import Table
 from sync_orchestrator.core.operations.repair import Repaired, groups_to_repair, repair
-from sync_orchestrator.resources.instance.dagster_internals import report
+from sync_orchestrator.resources.instance.dagster_internals import report_events
 from sync_orchestrator.resources.job_names import REPAIR
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 
 _WORST_FIRST = {"drift": 0, "not_validated": 1, "in_sync": 2}
 
@@ -50,46 +50,50 @@ class RepairOptions(dg.Config):
 
 
 def repair_groups(
-    context: dg.OpExecutionContext, config: RepairOptions, system: System
+    context: dg.OpExecutionContext, config: RepairOptions, system: SystemResource
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
     """Repairs drift and lost notifications of the groups, and reports the validation of each that follows."""
-    entities = asked_entities(system, config.entity)
-    groups = named_groups(system, entities, config.groups) if config.groups else _waiting(system, entities, config.key)
+    entities = requested_entities(system, config.entity)
+    groups = (
+        named_groups(system, entities, config.groups)
+        if config.groups
+        else _find_waiting_groups(system, entities, config.key)
+    )
     results: list[Repaired] = []
     for name in entities:
-        for result in _repaired(context, config, system, name, groups[name]):
+        for result in _repair_each_group(context, config, system, name, groups[name]):
             results.append(result)
             validation = result.validation
             if validation is not None:
                 if validation.verdict != "not_validated":
-                    report(context, [mirror_check_report.drift_observation(name, validation)])
+                    report_events(context, [mirror_check_report.drift_observation(name, validation)])
                 yield mirror_checks.group_evaluation(context, name, validation)
-    yield dg.Output(None, metadata=_metadata(context, entities, config, results))
+    yield dg.Output(None, metadata=_build_metadata(context, entities, config, results))
 
 
-def _waiting(system: System, entities: Sequence[str], key: str | None) -> dict[str, list[str]]:
+def _find_waiting_groups(system: SystemResource, entities: Sequence[str], key: str | None) -> dict[str, list[str]]:
     with system.context.engine.begin() as connection:
         return {name: groups_to_repair(connection, name, key) for name in entities}
 
 
-def _repaired(
-    context: dg.OpExecutionContext, config: RepairOptions, system: System, name: str, groups: Sequence[str]
+def _repair_each_group(
+    context: dg.OpExecutionContext, config: RepairOptions, system: SystemResource, name: str, groups: Sequence[str]
 ) -> Iterator[Repaired]:
-    def work(group: str) -> Awaitable[Repaired]:
+    def repair_group(group: str) -> Awaitable[Repaired]:
         return repair(
             system.context,
-            system.entity(name),
+            system.get_entity(name),
             group,
             key=config.key,
             allow_deletions=config.allow_deletions,
         )
 
-    for group, result in by_group(context, system, name, groups, work, "repaired"):
-        context.log.info(f"{name} {group}: {summary(result)}")
+    for group, result in by_group(context, system, name, groups, repair_group, "repaired"):
+        context.log.info(f"{name} {group}: {summarize_repair(result)}")
         yield result
 
 
-def summary(result: Repaired) -> str:
+def summarize_repair(result: Repaired) -> str:
     """The result for one group, in one line."""
     nothing = not (result.sent or result.overtaken or result.held) and result.sources is None
     parts = ["nothing was found open" if nothing else f"{result.sent} sent to repair"]
@@ -98,18 +102,18 @@ def summary(result: Repaired) -> str:
     if result.held:
         parts.append(result.held)
     if result.sources is not None:
-        parts.append(f"sources: {archive_checks.summary(result.sources)}")
+        parts.append(f"sources: {archive_checks.summarize_source_check(result.sources)}")
     if result.validation is not None:
-        parts.append(mirror_check_report.summary(result.validation))
+        parts.append(mirror_check_report.summarize_validation(result.validation))
     return "; ".join(parts)
 
 
-def _metadata(
+def _build_metadata(
     context: dg.OpExecutionContext, entities: Sequence[str], config: RepairOptions, results: Sequence[Repaired]
 ) -> dict[str, Any]:
     """The result of all groups: one line, the numbers, and a table with the worst group first."""
     sent = sum(result.sent for result in results)
-    left, dead = sum(_drift_left(result) for result in results), sum(_dead(result) for result in results)
+    left, dead = sum(_drift_left(result) for result in results), sum(_count_dead(result) for result in results)
     if not results:
         of = f"record '{config.key}' of " if config.key else ""
         line = f"nothing was found open in {of}{', '.join(entities)}"
@@ -126,10 +130,10 @@ def _metadata(
 
 
 def _groups_table(results: Sequence[Repaired]) -> Table:
-    def place(result: Repaired) -> tuple[int, int, str, str]:
+    def rank_result(result: Repaired) -> tuple[int, int, str, str]:
         return (
-            _WORST_FIRST.get(_verdict(result), 1),
-            -_drift_left(result) - _dead(result),
+            _WORST_FIRST.get(_get_verdict(result), 1),
+            -_drift_left(result) - _count_dead(result),
             result.entity,
             result.group,
         )
@@ -139,18 +143,18 @@ def _groups_table(results: Sequence[Repaired]) -> Table:
             result.entity,
             result.group,
             result.sent,
-            _verdict(result).replace("_", " "),
+            _get_verdict(result).replace("_", " "),
             _drift_left(result),
-            _dead(result),
+            _count_dead(result),
             len(result.sources.lost) if result.sources is not None else 0,
-            summary(result),
+            summarize_repair(result),
         ]
-        for result in sorted(results, key=place)
+        for result in sorted(results, key=rank_result)
     ]
     return ["entity", "group", "sent", "verdict", "drift left", "dead", "lost notifications", "result"], rows
 
 
-def _verdict(result: Repaired) -> str:
+def _get_verdict(result: Repaired) -> str:
     return "not_validated" if result.validation is None else result.validation.verdict
 
 
@@ -158,7 +162,7 @@ def _drift_left(result: Repaired) -> int:
     return 0 if result.validation is None else len(result.validation.drift)
 
 
-def _dead(result: Repaired) -> int:
+def _count_dead(result: Repaired) -> int:
     return 0 if result.validation is None else result.validation.dead
 
 

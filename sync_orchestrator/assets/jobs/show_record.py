@@ -14,10 +14,10 @@ from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.options import all_defaults, op_with, with_choices
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.operations.records import show
+from sync_orchestrator.core.operations.records import read_biography
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.resources.job_names import SHOW_RECORD
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.resources.system import SystemResource
 
 MAX_ROWS = 200
 MAX_CELL_LENGTH = 2000
@@ -31,20 +31,22 @@ class RecordOptions(dg.Config):
     key: str | None = Field(default=None, description="The key of the record, as the sources have it.")
 
 
-def show_one_record(context: dg.OpExecutionContext, config: RecordOptions, system: System) -> Iterator[dg.Output[None]]:
+def show_one_record(
+    context: dg.OpExecutionContext, config: RecordOptions, system: SystemResource
+) -> Iterator[dg.Output[None]]:
     """Shows a record's state, parts, events, pushes and drift."""
     if not config.key:
         raise dg.Failure("name the record: its `key` is empty", allow_retries=False)
-    with system.alive():
+    with system.keep_alive():
         try:
             with system.context.engine.begin() as connection:
-                found = show(connection, config.entity, config.key)
+                found = read_biography(connection, config.entity, config.key)
         except SyncError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
     record = found["record"] or {"not archived": "yet"}
     metadata: dict[str, Any] = {
         "state": shown_table(
-            (["field", "value"], [[name, _cell(value)] for name, value in record.items() if value is not None])
+            (["field", "value"], [[name, _format_cell(value)] for name, value in record.items() if value is not None])
         )
     }
     for name in _LISTS:
@@ -53,19 +55,19 @@ def show_one_record(context: dg.OpExecutionContext, config: RecordOptions, syste
     yield dg.Output(None, metadata=metadata)
 
 
-def _list_metadata(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _list_metadata(name: str, rows: Sequence[Mapping[str, object]]) -> dict[str, Any]:
     """A list as a table of its newest rows, without the columns that are empty everywhere."""
     if not rows:
         return {name: "none"}
     columns = [column for column in rows[0] if any(row[column] is not None for row in rows)]
     newest = rows[:MAX_ROWS] if name == "drift" else rows[-MAX_ROWS:]  # drift begins with the newest
-    shown = {name: shown_table((columns, [[_cell(row[column]) for column in columns] for row in newest]))}
+    shown = {name: shown_table((columns, [[_format_cell(row[column]) for column in columns] for row in newest]))}
     return shown if len(newest) == len(rows) else {**shown, f"{name} in all": len(rows)}
 
 
-def _cell(value: Any) -> Any:
+def _format_cell(value: object) -> Any:
     if isinstance(value, dict | list):
-        value = exact_json.text(value, spaced=True)
+        value = exact_json.dump_text(value, spaced=True)
     elif isinstance(value, bytes | memoryview):
         value = bytes(value).hex()
     return value if value is None or isinstance(value, int | float) else str(value)[:MAX_CELL_LENGTH]

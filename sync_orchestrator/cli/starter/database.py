@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, NoSuchTableError, S
 from sync_orchestrator.cli.starter.columns import Column, ColumnKind
 from sync_orchestrator.errors import ConfigError
 
-_KINDS: tuple[tuple[type[Any], ColumnKind], ...] = (
+_KINDS: tuple[tuple[type[object], ColumnKind], ...] = (
     (types.DateTime, "time"),
     (types.Boolean, "bool"),
     (types.Numeric, "number"),
@@ -53,7 +53,7 @@ def list_tables(url: URL) -> list[str]:
 
     Raises ConfigError where the database cannot be read.
     """
-    with _reading(url) as inspector:
+    with _open_inspector(url) as inspector:
         default = inspector.default_schema_name
         found = []
         for schema in inspector.get_schema_names():
@@ -73,7 +73,7 @@ def read_table(url: URL, name: str) -> Table:
     Raises ConfigError where the database cannot be read or has no such table; the message names those that it has.
     """
     schema, _, table = name.rpartition(".")
-    with _reading(url) as inspector:
+    with _open_inspector(url) as inspector:
         try:
             found = inspector.get_columns(table, schema=schema or None)
         except NoSuchTableError:
@@ -82,34 +82,36 @@ def read_table(url: URL, name: str) -> Table:
                 f"{', '.join(list_tables(url)) or 'none, the database is empty'}"
             ) from None
 
-        def optional(read: Callable[..., Any]) -> Any:
+        def read_if_known(read: Callable[..., Any]) -> Any:
             try:
                 return read(table, schema=schema or None)
             except NotImplementedError:  # a dialect need not know all of it
                 return {}
 
-        primary = (optional(inspector.get_pk_constraint) or {}).get("constrained_columns") or []
+        primary = (read_if_known(inspector.get_pk_constraint) or {}).get("constrained_columns") or []
         # SQLite keeps unique constraints as indexes that SQLAlchemy leaves out by default.
         more: dict[str, Any] = {"include_auto_indexes": True} if url.get_backend_name() == "sqlite" else {}
         indexes = [
             index
-            for index in optional(partial(inspector.get_indexes, **more)) or ()
+            for index in read_if_known(partial(inspector.get_indexes, **more)) or ()
             if None not in index["column_names"]
         ]
-        unique = [each["column_names"] for each in optional(inspector.get_unique_constraints) or ()]
+        unique = [each["column_names"] for each in read_if_known(inspector.get_unique_constraints) or ()]
         unique += [
             index["column_names"]
             for index in indexes
             if index.get("unique") and not (index.get("dialect_options") or {}).get("postgresql_where")
         ]
-        foreign = {name for key in optional(inspector.get_foreign_keys) or () for name in key["constrained_columns"]}
+        foreign = {
+            name for key in read_if_known(inspector.get_foreign_keys) or () for name in key["constrained_columns"]
+        }
     ordered = [tuple(names) for names in (primary, *unique, *(index["column_names"] for index in indexes))]
     return Table(
         name,
         tuple(
             Column(
                 name=column["name"],
-                kind=_kind(column["type"]),
+                kind=_classify_type(column["type"]),
                 is_primary=column["name"] in primary,
                 is_unique=primary == [column["name"]] or [column["name"]] in unique,
                 is_indexed=any(names[:1] == (column["name"],) for names in ordered),
@@ -122,12 +124,12 @@ def read_table(url: URL, name: str) -> Table:
     )
 
 
-def _kind(kind: Any) -> ColumnKind:
+def _classify_type(kind: object) -> ColumnKind:
     return next((name for known, name in _KINDS if isinstance(kind, known)), "other")
 
 
 @contextmanager
-def _reading(url: URL) -> Iterator[Inspector]:
+def _open_inspector(url: URL) -> Iterator[Inspector]:
     engine: Engine | None = None
     try:
         is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")

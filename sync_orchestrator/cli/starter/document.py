@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 
 from sync_orchestrator import config as configuration
 from sync_orchestrator.cli.starter.columns import Guess, Guesses
-from sync_orchestrator.cli.starter.lines import TODO, Value, quoted, todo, yaml_lines
+from sync_orchestrator.cli.starter.lines import TODO, Value, mark_todo, quote_text, yaml_lines
 from sync_orchestrator.cli.starter.proposals import ThirdPartyProposal
 from sync_orchestrator.config.schema import json_schema
 from sync_orchestrator.errors import ConfigError
@@ -46,7 +46,7 @@ class Answers:
     groups_path: str = ""
     ids: str = "theirs"
     source_kind: Literal["rest", "sql", "files"] = "rest"
-    source_settings: Mapping[str, Any] = field(default_factory=dict)
+    source_settings: Mapping[str, object] = field(default_factory=dict)
     """Of a source that is no REST API: its ``kind`` and where it is."""
     guesses: Guesses | None = None
     """What was guessed from the source's columns; the lines say why."""
@@ -73,7 +73,7 @@ def start_of(answers: Answers) -> str:
     if values["key_name"] == "id" and answers.ids == "theirs":
         values["key_name"] = "external_id"  # their own ids stand at 'id'
     values["fields"] = [name for name in answers.fields if name not in (answers.key, answers.group)]  # they have lines
-    values |= _prepared(answers)
+    values |= _prepare_sections(answers)
     environment = Environment(
         variable_start_string="<<",
         variable_end_string=">>",
@@ -86,11 +86,11 @@ def start_of(answers: Answers) -> str:
         undefined=StrictUndefined,
         autoescape=False,
     )
-    environment.filters["tojson"] = quoted
+    environment.filters["tojson"] = quote_text
     template = Path(__file__).with_name("starter.yaml").read_text(encoding="utf-8")
     text: str = environment.from_string(template).render(values)
     try:
-        configuration.read(text, "sync.yaml")
+        configuration.parse_config(text, "sync.yaml")
     except ConfigError as error:
         if not _is_only_marks(str(error), text):
             raise
@@ -113,43 +113,45 @@ def _is_only_marks(complaints: str, text: str) -> bool:
     )
 
 
-def _prepared(answers: Answers) -> dict[str, str]:
+def _prepare_sections(answers: Answers) -> dict[str, str]:
     """The sections that are made line by line."""
     made: dict[str, str] = {}
 
-    def lines(content: Mapping[str, Any], indent: int) -> str:
+    def format_lines(content: Mapping[str, object], indent: int) -> str:
         return "".join(f"{line}\n" for line in yaml_lines(content, indent))
 
     if answers.source_settings:
-        made["source_settings"] = lines(answers.source_settings, 4)
+        made["source_settings"] = format_lines(answers.source_settings, 4)
     if answers.guesses is not None:
         guesses = answers.guesses
-        made["guessed_part"] = lines(
+        made["guessed_part"] = format_lines(
             {
-                "key": _guessed(answers.key, guesses.key, "the column that names a record"),
-                "group": _guessed(
+                "key": _guess_value(answers.key, guesses.key, "the column that names a record"),
+                "group": _guess_value(
                     answers.group, guesses.group, "the column that splits the records in parts of reasonable size"
                 ),
                 "version": {
-                    "path": _guessed(answers.version, guesses.version, "a time or number that grows with each change"),
+                    "path": _guess_value(
+                        answers.version, guesses.version, "a time or number that grows with each change"
+                    ),
                     "kind": answers.version_kind,
                 },
             },
             8,
         )
     if answers.part:
-        made["part_lines"] = lines(answers.part, 8)
+        made["part_lines"] = format_lines(answers.part, 8)
     if answers.proposal is not None:
-        made["mapping_lines"] = lines(answers.proposal.mapping, 6) + "".join(
+        made["mapping_lines"] = format_lines(answers.proposal.mapping, 6) + "".join(
             f"      # {line}\n" for line in yaml_lines(answers.proposal.optional, 0)
         )
-        made["target_lines"] = lines(answers.proposal.settings, 6)
+        made["target_lines"] = format_lines(answers.proposal.settings, 6)
     return made
 
 
-def _guessed(value: str, guess: Guess, meaning: str) -> Value:
+def _guess_value(value: str, guess: Guess, meaning: str) -> Value:
     if not value or value == TODO:
-        return todo(f"{guess.why}: {meaning}")
+        return mark_todo(f"{guess.why}: {meaning}")
     return Value(value, f"guessed: {guess.why}" if value == guess.value else "")
 
 
@@ -159,7 +161,7 @@ def check_free(path: Path, *, force: bool) -> None:
         raise ConfigError(f"{path} is there already; --force overwrites it")
 
 
-def write(text: str, path: Path) -> None:
+def write_start(text: str, path: Path) -> None:
     """Writes a start and, beside it, the schema for editors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -20,11 +20,11 @@ from sync_orchestrator.cli.starter.columns import (
 )
 from sync_orchestrator.cli.starter.document import Answers
 from sync_orchestrator.cli.starter.lines import TODO
-from sync_orchestrator.cli.starter.openapi import Document, read_document
+from sync_orchestrator.cli.starter.openapi import OpenApiDocument, read_document
 from sync_orchestrator.cli.starter.openapi_columns import propose_columns
 from sync_orchestrator.cli.starter.proposals import Names
 from sync_orchestrator.cli.starter.request_bodies import writable_fields
-from sync_orchestrator.cli.starter.resources import Resource, find_resource, joined
+from sync_orchestrator.cli.starter.resources import Resource, find_resource, join_step
 from sync_orchestrator.errors import ConfigError
 
 Say = Callable[[str], None]
@@ -39,7 +39,7 @@ class Ask(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class InitOptions:
     """What the options of ``init`` say; None and empty texts where they say nothing."""
 
     entity: str | None = None
@@ -74,11 +74,11 @@ class _Source:
     settings: dict[str, Any]
     part: dict[str, Any]
     url: str = ""
-    document: Document | None = None
+    document: OpenApiDocument | None = None
     resource: Resource | None = None
 
 
-def gather_answers(given: Given, ask: Ask, say: Say) -> Answers:
+def gather_answers(given: InitOptions, ask: Ask, say: Say) -> Answers:
     """Reads what there is to read, guesses, asks for the rest, and says what was guessed.
 
     Raises ConfigError where a database, a file or a document cannot be read, NotFound where an answer is missing.
@@ -104,7 +104,7 @@ def gather_answers(given: Given, ask: Ask, say: Say) -> Answers:
     return _with_proposal(given, answers, *service, ask)
 
 
-def _read_service(given: Given, entity: str, say: Say) -> tuple[Document, Resource] | None:
+def _read_service(given: InitOptions, entity: str, say: Say) -> tuple[OpenApiDocument, Resource] | None:
     """The document of the third party and the resource that the entity is there; None without a document."""
     if given.third_party_document is None:
         return None
@@ -114,7 +114,7 @@ def _read_service(given: Given, entity: str, say: Say) -> tuple[Document, Resour
     return document, resource
 
 
-def _with_place(given: Given, document: Document | None, ask: Ask) -> Given:
+def _with_place(given: InitOptions, document: OpenApiDocument | None, ask: Ask) -> InitOptions:
     """The same with the address of the source, or its files."""
     if given.source_files is not None:
         return given
@@ -125,7 +125,9 @@ def _with_place(given: Given, document: Document | None, ask: Ask) -> Given:
     return replace(given, source_url=url)
 
 
-def _read_source(given: Given, document: Document | None, entity: str, ask: Ask, say: Say) -> _Source | None:
+def _read_source(
+    given: InitOptions, document: OpenApiDocument | None, entity: str, ask: Ask, say: Say
+) -> _Source | None:
     """The source's columns; None for a REST API without a document."""
     if given.source_files is not None:
         return _read_files(given.source_files)
@@ -143,7 +145,7 @@ def _read_source(given: Given, document: Document | None, entity: str, ask: Ask,
 
 def _read_files(pattern: str) -> _Source:
     sample = samples.read_sample(pattern)
-    files: dict[str, Any] = {"glob": sample.glob}
+    files: dict[str, object] = {"glob": sample.glob}
     if not sample.is_by_suffix:
         files["format"] = sample.format
     if sample.format != "parquet":
@@ -160,7 +162,7 @@ def _read_files(pattern: str) -> _Source:
     )
 
 
-def _read_database(given: Given, text: str, entity: str, ask: Ask, say: Say) -> _Source:
+def _read_database(given: InitOptions, text: str, entity: str, ask: Ask, say: Say) -> _Source:
     url = database.database_url(text)
     name = given.source_table
     if name is None:
@@ -185,14 +187,14 @@ def _read_database(given: Given, text: str, entity: str, ask: Ask, say: Say) -> 
 
 
 def _answers_by_columns(
-    given: Given,
+    given: InitOptions,
     entity: str,
     source: _Source,
     theirs: Sequence[str],
     ask: Ask,
     say: Say,
 ) -> Answers:
-    by_expression = {joined("@", column.name): column for column in source.columns}
+    by_expression = {join_step("@", column.name): column for column in source.columns}
     options = (given.key, given.version, given.group)
     guesses = guess_columns(source.columns, entity, theirs, _names_of(by_expression, options))
     say(f"{source.what} has {', '.join(column.name for column in source.columns) or 'no columns'}")
@@ -202,7 +204,7 @@ def _answers_by_columns(
         if option is None:
             say(f"guessed {what}: {guess.value or 'nothing'} ({guess.why})")
     chosen = [
-        ask(option, value, question, joined("@", guess.value) if guess.value else TODO)
+        ask(option, value, question, join_step("@", guess.value) if guess.value else TODO)
         for option, value, question, guess in (
             ("--key", given.key, "Which field names a record?", guesses.key),
             ("--version", given.version, "Which field grows with each change?", guesses.version),
@@ -213,12 +215,12 @@ def _answers_by_columns(
     fields, left_out = copied_columns(source.columns, _names_of(by_expression, chosen))
     if left_out:
         say(f"left out, binary or secret by their names: {', '.join(left_out)}")
-    copied = [joined("@", name) for name in fields]
-    names = _split(
+    copied = [join_step("@", name) for name in fields]
+    names = _split_words(
         ask("--fields", given.fields, "Which fields are copied? (separated by commas)", ",".join(copied) or "name")
     )
     expressions = [
-        joined("@", guess.value) if guess.value else None for guess in (guesses.key, guesses.version, guesses.group)
+        join_step("@", guess.value) if guess.value else None for guess in (guesses.key, guesses.version, guesses.group)
     ]
     part = dict(source.part)
     if source.kind == "sql" and TODO not in (key, group):
@@ -268,7 +270,7 @@ def _as_expressions(guesses: Guesses, expressions: Sequence[str | None]) -> Gues
     return replace(guesses, key=key, version=version, group=group)
 
 
-def _answers_without_columns(given: Given, entity: str, ask: Ask) -> Answers:
+def _answers_without_columns(given: InitOptions, entity: str, ask: Ask) -> Answers:
     return Answers(
         entity=entity,
         source_url=given.source_url or "",
@@ -278,7 +280,7 @@ def _answers_without_columns(given: Given, entity: str, ask: Ask) -> Answers:
         group=ask(
             "--group", given.group, "Which field splits the records in groups? (shop, store, merchant …)", "shop"
         ),
-        fields=_split(ask("--fields", given.fields, "Which fields are copied? (separated by commas)", "name")),
+        fields=_split_words(ask("--fields", given.fields, "Which fields are copied? (separated by commas)", "name")),
         version_kind=given.version_kind or "time",
         source=given.source,
         third_party=given.third_party,
@@ -291,16 +293,20 @@ def _answers_without_columns(given: Given, entity: str, ask: Ask) -> Answers:
     )
 
 
-def _with_proposal(given: Given, answers: Answers, document: Document, resource: Resource, ask: Ask) -> Answers:
-    names = Names(_plain(answers.key), None if answers.group == TODO else _plain(answers.group))
-    proposal = propose_third_party(document, resource, names, answers.source, [_plain(name) for name in answers.fields])
+def _with_proposal(
+    given: InitOptions, answers: Answers, document: OpenApiDocument, resource: Resource, ask: Ask
+) -> Answers:
+    names = Names(_read_last_name(answers.key), None if answers.group == TODO else _read_last_name(answers.group))
+    proposal = propose_third_party(
+        document, resource, names, answers.source, [_read_last_name(name) for name in answers.fields]
+    )
     url = ask(
         "--third-party-url", given.third_party_url or document.server, "Where is the service that is kept in sync?"
     )
     return replace(answers, third_party_url=url, proposal=proposal, login_lines=tuple(_login_lines(document)))
 
 
-def _login_lines(document: Document) -> list[str]:
+def _login_lines(document: OpenApiDocument) -> list[str]:
     lines = []
     for scheme in document.security_schemes():
         kind, how = scheme.get("type"), str(scheme.get("scheme", "")).lower()
@@ -315,11 +321,11 @@ def _login_lines(document: Document) -> list[str]:
     return list(dict.fromkeys(line for line in lines))
 
 
-def _plain(expression: str) -> str:
+def _read_last_name(expression: str) -> str:
     """The last name of an expression, as a document writes it."""
     found = re.findall(r'"((?:[^"\\]|\\.)*)"|(\w+)', expression)
     return "".join(found[-1]) if found else expression
 
 
-def _split(text: str) -> tuple[str, ...]:
+def _split_words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -20,17 +20,17 @@ class Value:
     comment: str = ""
 
 
-def todo(what: str) -> Value:
+def mark_todo(what: str) -> Value:
     """A value that has to be filled in, and what is known of it."""
     return Value(TODO, f"{TODO}: {what}")
 
 
-def guessed(value: Any, why: str) -> Value:
+def mark_guessed(value: object, why: str) -> Value:
     """A value that was guessed, and why."""
     return Value(value, f"guessed: {why}")
 
 
-def yaml_lines(content: Mapping[str, Any], indent: int) -> Iterator[str]:
+def yaml_lines(content: Mapping[str, object], indent: int) -> Iterator[str]:
     """The lines of a mapping, nested ones in blocks; a mapping below ``body`` in one line.
 
     A ``Value`` may take the place of a value; one under the name TODO marks the name itself.
@@ -41,16 +41,16 @@ def yaml_lines(content: Mapping[str, Any], indent: int) -> Iterator[str]:
         if isinstance(value, Value):
             comment = "  # " + " ".join(value.comment.split()) if value.comment else ""
             value = value.value
-        shown = quoted(str(name))
+        shown = quote_text(str(name))
         if isinstance(value, Mapping) and name != "body" and value:
             yield f"{blanks}{shown}:{comment}"
             yield from yaml_lines(value, indent + 2)
         else:
-            text = quoted(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            text = quote_text(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             yield f"{blanks}{shown}: {text}{comment}"
 
 
-def quoted(text: str) -> str:
+def quote_text(text: str) -> str:
     """A text as plain as YAML allows."""
     is_plain = re.fullmatch(r"[A-Za-z_/][\w/.:-]*", text) and text.lower() not in (
         "y",

@@ -29,7 +29,7 @@ class Operation:
     method: str
     path: str
     parameters: tuple[Schema, ...]
-    content: dict[str, Any]
+    content: dict[str, object]
 
     @property
     def title(self) -> str:
@@ -40,7 +40,7 @@ class Operation:
         """The names of its parameters in ``query``, ``path`` or ``header``."""
         return [str(each["name"]) for each in self.parameters if each.get("in") == place and "name" in each]
 
-    def parameter(self, name: str) -> Schema:
+    def find_parameter(self, name: str) -> Schema:
         """The schema of a parameter."""
         found = next((each for each in self.parameters if each.get("name") == name), {})
         schema = found.get("schema", {})
@@ -48,11 +48,11 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class OpenApiDocument:
     """An OpenAPI document and the place that it was read from."""
 
     source: str
-    content: dict[str, Any]
+    content: dict[str, object]
     paths: dict[str, dict[str, Operation]] = field(default_factory=dict)
     """By path without a slash at its end, the operations by method."""
 
@@ -68,32 +68,32 @@ class Document:
         whole = urljoin(base, url) if url else "{0.scheme}://{0.netloc}".format(urlsplit(base)) if base else ""
         return whole.rstrip("/") if re.match(r"https?://", whole) else None
 
-    def resolve(self, value: Any) -> Schema:
+    def resolve_schema(self, value: object) -> Schema:
         """A schema or another object with the reference that it consists of followed, and ``allOf`` joined.
 
         What the document does not have, and references to other documents, become an empty object.
         """
-        return self._resolved(value, 0)
+        return self._resolve_references(value, 0)
 
-    def _resolved(self, value: Any, depth: int) -> Schema:
+    def _resolve_references(self, value: object, depth: int) -> Schema:
         while isinstance(value, dict) and depth < _MAX_REFERENCES:
             reference = value.get("$ref")
             if not isinstance(reference, str):
-                return self._joined(value, depth)
-            value = self._at(reference)
+                return self._join_alternatives(value, depth)
+            value = self._find_reference(reference)
             depth += 1
         return {}
 
-    def _at(self, reference: str) -> Any:
+    def _find_reference(self, reference: str) -> Any:
         if not reference.startswith("#/"):
             return {}
-        found: Any = self.content
+        found: object = self.content
         for step in reference[2:].split("/"):
             step = step.replace("~1", "/").replace("~0", "~")
             found = found.get(step) if isinstance(found, dict) else None
         return found
 
-    def _joined(self, schema: Schema, depth: int) -> Schema:
+    def _join_alternatives(self, schema: Schema, depth: int) -> Schema:
         choices = [
             each
             for each in (*schema.get("anyOf", ()), *schema.get("oneOf", ()))
@@ -104,7 +104,7 @@ class Document:
             return schema
         joined: Schema = {name: value for name, value in schema.items() if name not in ("allOf", "anyOf", "oneOf")}
         for part in (*parts, *choices[:1]):
-            part = self._resolved(part, depth + 1)
+            part = self._resolve_references(part, depth + 1)
             properties = {**joined.get("properties", {}), **part.get("properties", {})}
             required = [*joined.get("required", ()), *part.get("required", ())]
             joined = {**part, **joined, "properties": properties, "required": required}
@@ -112,48 +112,48 @@ class Document:
                 del joined["properties"]
         return joined
 
-    def properties(self, schema: Any) -> dict[str, Schema]:
+    def list_properties(self, schema: object) -> dict[str, Schema]:
         """The fields of an object."""
-        found = self.resolve(schema).get("properties")
-        return {str(name): self.resolve(each) for name, each in found.items()} if isinstance(found, dict) else {}
+        found = self.resolve_schema(schema).get("properties")
+        return {str(name): self.resolve_schema(each) for name, each in found.items()} if isinstance(found, dict) else {}
 
-    def required(self, schema: Any) -> set[str]:
+    def list_required(self, schema: object) -> set[str]:
         """The names of the fields that an object must have."""
-        found = self.resolve(schema).get("required")
+        found = self.resolve_schema(schema).get("required")
         return {str(name) for name in found} if isinstance(found, list) else set()
 
-    def request(self, operation: Operation) -> tuple[str | None, Schema]:
+    def find_request_body(self, operation: Operation) -> tuple[str | None, Schema]:
         """The media type and the schema of the body that an operation takes; JSON where there is a choice."""
-        content = self.resolve(operation.content.get("requestBody")).get("content")
-        return self._body(content)
+        content = self.resolve_schema(operation.content.get("requestBody")).get("content")
+        return self._find_body(content)
 
-    def response(self, operation: Operation) -> Schema:
+    def find_response_schema(self, operation: Operation) -> Schema:
         """The schema of the body that an operation responds with where it succeeds."""
         responses = operation.content.get("responses")
         for status, response in (
             sorted((str(status), each) for status, each in responses.items()) if isinstance(responses, dict) else ()
         ):
             if status.startswith("2"):
-                _, schema = self._body(self.resolve(response).get("content"))
+                _, schema = self._find_body(self.resolve_schema(response).get("content"))
                 if schema:
                     return schema
         return {}
 
-    def _body(self, content: Any) -> tuple[str | None, Schema]:
+    def _find_body(self, content: object) -> tuple[str | None, Schema]:
         if not isinstance(content, dict) or not content:
             return None, {}
         kind = next((kind for kind in content if "json" in kind), next(iter(content)))
         body = content[kind]
-        return kind, self.resolve(body.get("schema")) if isinstance(body, dict) else {}
+        return kind, self.resolve_schema(body.get("schema")) if isinstance(body, dict) else {}
 
     def security_schemes(self) -> Iterator[Schema]:
         """How the API knows who calls it."""
-        schemes = self.resolve(self.content.get("components")).get("securitySchemes")
+        schemes = self.resolve_schema(self.content.get("components")).get("securitySchemes")
         for scheme in schemes.values() if isinstance(schemes, dict) else ():
-            yield self.resolve(scheme)
+            yield self.resolve_schema(scheme)
 
 
-def read_document(source: str) -> Document:
+def read_document(source: str) -> OpenApiDocument:
     """Reads an OpenAPI 3.0 or 3.1 document in JSON or YAML.
 
     Args:
@@ -162,7 +162,7 @@ def read_document(source: str) -> Document:
     Raises:
         ConfigError: It cannot be read, or it is no such document.
     """
-    text = _fetch(source) if source.startswith(("http://", "https://")) else _read(Path(source))
+    text = _fetch_url(source) if source.startswith(("http://", "https://")) else _read_file(Path(source))
     try:
         content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # JSON is YAML
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -176,19 +176,19 @@ def read_document(source: str) -> Document:
             f"{source}: expected OpenAPI 3.0 or 3.1, found {found}; a converter such as "
             "https://converter.swagger.io makes one of the other"
         )
-    return _with_operations(Document(source, content))
+    return _with_operations(OpenApiDocument(source, content))
 
 
-def _with_operations(document: Document) -> Document:
+def _with_operations(document: OpenApiDocument) -> OpenApiDocument:
     paths = document.content.get("paths")
     for path, item in paths.items() if isinstance(paths, dict) else ():
-        item = document.resolve(item)
-        shared = [document.resolve(each) for each in item.get("parameters") or ()]
+        item = document.resolve_schema(item)
+        shared = [document.resolve_schema(each) for each in item.get("parameters") or ()]
         for method in _METHODS:
             if isinstance(content := item.get(method), dict):
-                own = [document.resolve(each) for each in content.get("parameters") or ()]
+                own = [document.resolve_schema(each) for each in content.get("parameters") or ()]
                 parameters = tuple(
-                    {**each, "schema": document.resolve(each.get("schema"))}
+                    {**each, "schema": document.resolve_schema(each.get("schema"))}
                     for each in {(each.get("in"), each.get("name")): each for each in (*shared, *own)}.values()
                 )
                 document.paths.setdefault(str(path).rstrip("/") or "/", {})[method] = Operation(
@@ -199,7 +199,7 @@ def _with_operations(document: Document) -> Document:
     return document
 
 
-def _read(path: Path) -> str:
+def _read_file(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_DOCUMENT_BYTES:
             raise ConfigError(f"{path}: more than {MAX_DOCUMENT_BYTES:,} bytes")
@@ -210,7 +210,7 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: is not UTF-8") from None
 
 
-def _fetch(url: str) -> str:
+def _fetch_url(url: str) -> str:
     found = bytearray()
     try:
         with httpx.stream("GET", url, timeout=_TIMEOUT_SECONDS, follow_redirects=True) as response:

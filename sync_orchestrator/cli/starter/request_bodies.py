@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from sync_orchestrator.cli.starter.openapi import Document, Schema
+from sync_orchestrator.cli.starter.openapi import OpenApiDocument, Schema
 from sync_orchestrator.cli.starter.proposals import Calls
 from sync_orchestrator.cli.starter.resources import Resource
 from sync_orchestrator.cli.starter.schema_fields import constant_of
 
 
-def writable_fields(document: Document, resource: Resource) -> list[str]:
+def writable_fields(document: OpenApiDocument, resource: Resource) -> list[str]:
     """The names of the fields that a resource's records are written with."""
     write = resource.create or resource.update
-    _, body = ([], {}) if write is None else unwrapped(document, resource, document.request(write)[1])
-    return [name for name, field in document.properties(body).items() if not field.get("readOnly")]
+    _, body = ([], {}) if write is None else unwrap_schema(document, resource, document.find_request_body(write)[1])
+    return [name for name, field in document.list_properties(body).items() if not field.get("readOnly")]
 
 
-def unwrapped(document: Document, resource: Resource, schema: Schema) -> tuple[list[tuple[str, Calls]], Schema]:
+def unwrap_schema(
+    document: OpenApiDocument, resource: Resource, schema: Schema
+) -> tuple[list[tuple[str, Calls]], Schema]:
     """What is around the fields of a record in a body, from the outside, and the schema of the fields."""
     wraps: list[tuple[str, Calls]] = []
     while len(wraps) < 3:
-        properties = document.properties(schema)
-        objects = [name for name, field in properties.items() if document.properties(field)]
+        properties = document.list_properties(schema)
+        objects = [name for name, field in properties.items() if document.list_properties(field)]
         is_document = "attributes" in objects and properties.keys() <= {
             "id",
             "type",

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from sync_orchestrator.cli.starter.columns import plain_name
-from sync_orchestrator.cli.starter.openapi import Document, Operation, Schema
+from sync_orchestrator.cli.starter.openapi import OpenApiDocument, Operation, Schema
 from sync_orchestrator.errors import ConfigError
 
 PARAMETER = re.compile(r"\{([^{}]+)\}")
@@ -41,7 +41,7 @@ class Place:
     schema: Schema
 
 
-def resources(document: Document) -> list[Resource]:
+def list_resources(document: OpenApiDocument) -> list[Resource]:
     """All resources, the most complete ones first."""
     items: dict[str, str] = {}
     for path in document.paths:
@@ -49,7 +49,7 @@ def resources(document: Document) -> list[Resource]:
         if PARAMETER.fullmatch(last):
             items.setdefault(parent, path)
     found = [
-        _resource(document, path, items.get(path))
+        _make_resource(document, path, items.get(path))
         for path in {**document.paths, **items}
         if not PARAMETER.search(path.rpartition("/")[2])
     ]
@@ -59,7 +59,7 @@ def resources(document: Document) -> list[Resource]:
     )
 
 
-def find_resource(document: Document, entity: str, path: str = "", *, reads: bool = False) -> Resource:
+def find_resource(document: OpenApiDocument, entity: str, path: str = "", *, reads: bool = False) -> Resource:
     """The resource of an entity, by its path or by its name.
 
     Args:
@@ -71,11 +71,13 @@ def find_resource(document: Document, entity: str, path: str = "", *, reads: boo
     Raises:
         ConfigError: No resource fits, or several do; the message names the choices.
     """
-    known = resources(document)
+    known = list_resources(document)
     if reads:
         paths = document.paths.keys() - {each.path for each in known}
         only_listed = (
-            _resource(document, path, None) for path in sorted(paths) if not PARAMETER.search(path.rpartition("/")[2])
+            _make_resource(document, path, None)
+            for path in sorted(paths)
+            if not PARAMETER.search(path.rpartition("/")[2])
         )
         known += [each for each in only_listed if each.listing is not None]
     option = "--source-path" if reads else "--third-party-path"
@@ -86,7 +88,7 @@ def find_resource(document: Document, entity: str, path: str = "", *, reads: boo
             if plain_path(each.path) == plain_path(wanted):
                 return each
         raise ConfigError(f"{option}: {document.source} has no collection {wanted}; expected one of: {names}")
-    fitting = [each for each in known if plain_name(each.path.rpartition("/")[2]) in _plurals(entity)]
+    fitting = [each for each in known if plain_name(each.path.rpartition("/")[2]) in _list_plurals(entity)]
     if not fitting and len(known) == 1:
         return known[0]
     best = [
@@ -108,13 +110,13 @@ def plain_path(path: str) -> str:
     return PARAMETER.sub("{}", path.rstrip("/"))
 
 
-def _plurals(entity: str) -> set[str]:
+def _list_plurals(entity: str) -> set[str]:
     name = plain_name(entity)
     plurals = {name, f"{name}s", f"{name}es"}
     return plurals | {f"{name[:-1]}ies"} if name.endswith("y") else plurals
 
 
-def _resource(document: Document, path: str, item: str | None) -> Resource:
+def _make_resource(document: OpenApiDocument, path: str, item: str | None) -> Resource:
     here, below = document.paths.get(path, {}), document.paths.get(item or "", {})
     return Resource(
         path=path,
@@ -128,30 +130,30 @@ def _resource(document: Document, path: str, item: str | None) -> Resource:
     )
 
 
-def record_place(document: Document, schema: Schema, fields: Collection[str]) -> Place:
+def record_place(document: OpenApiDocument, schema: Schema, fields: Collection[str]) -> Place:
     """Where one record is in a body: the object that has most of the fields; the outermost of equals."""
-    places = list(_objects(document, schema, "@", 0))
-    return max(places, key=lambda place: _fit(document, place, fields), default=Place("@", schema))
+    places = list(_find_objects(document, schema, "@", 0))
+    return max(places, key=lambda place: _rate_fit(document, place, fields), default=Place("@", schema))
 
 
-def list_place(document: Document, schema: Schema, fields: Collection[str]) -> Place | None:
+def list_place(document: OpenApiDocument, schema: Schema, fields: Collection[str]) -> Place | None:
     """Where the list of records is in a body, and the schema of one of them; None where there is none."""
     places = []
-    for expression, item in _arrays(document, schema, "@", 0):
-        for place in _objects(document, item, "@", 1):
+    for expression, item in _find_arrays(document, schema, "@", 0):
+        for place in _find_objects(document, item, "@", 1):
             inner = "" if place.expression == "@" else f"[].{place.expression}"
             places.append(Place(expression + inner if expression != "@" or not inner else inner, place.schema))
-    return max(places, key=lambda place: _fit(document, place, fields), default=None)
+    return max(places, key=lambda place: _rate_fit(document, place, fields), default=None)
 
 
-def _fit(document: Document, place: Place, fields: Collection[str]) -> tuple[int, int]:
-    here = document.properties(place.schema)
+def _rate_fit(document: OpenApiDocument, place: Place, fields: Collection[str]) -> tuple[int, int]:
+    here = document.list_properties(place.schema)
     return len(here.keys() & set(fields)), -place.expression.count(".")
 
 
-def _objects(document: Document, schema: Schema, expression: str, depth: int) -> Iterator[Place]:
-    found = document.resolve(schema)
-    properties = document.properties(found)
+def _find_objects(document: OpenApiDocument, schema: Schema, expression: str, depth: int) -> Iterator[Place]:
+    found = document.resolve_schema(schema)
+    properties = document.list_properties(found)
     if not properties:
         if depth == 0:
             yield Place(expression, found)
@@ -159,21 +161,23 @@ def _objects(document: Document, schema: Schema, expression: str, depth: int) ->
     yield Place(expression, found)
     if depth < _MAX_DEPTH:
         for name, inner in properties.items():
-            if document.properties(inner):
-                yield from _objects(document, inner, joined(expression, name), depth + 1)
+            if document.list_properties(inner):
+                yield from _find_objects(document, inner, join_step(expression, name), depth + 1)
 
 
-def _arrays(document: Document, schema: Schema, expression: str, depth: int) -> Iterator[tuple[str, Schema]]:
-    found = document.resolve(schema)
+def _find_arrays(
+    document: OpenApiDocument, schema: Schema, expression: str, depth: int
+) -> Iterator[tuple[str, Schema]]:
+    found = document.resolve_schema(schema)
     if "items" in found:
-        yield expression, document.resolve(found["items"])
+        yield expression, document.resolve_schema(found["items"])
         return
     if depth < _MAX_DEPTH:
-        for name, inner in document.properties(found).items():
-            yield from _arrays(document, inner, joined(expression, name), depth + 1)
+        for name, inner in document.list_properties(found).items():
+            yield from _find_arrays(document, inner, join_step(expression, name), depth + 1)
 
 
-def joined(expression: str, name: str) -> str:
+def join_step(expression: str, name: str) -> str:
     """A JMESPath one step further in."""
     step = name if re.fullmatch(r"[A-Za-z_]\w*", name) else '"' + name.replace('"', '\\"') + '"'
     return step if expression == "@" else f"{expression}.{step}"

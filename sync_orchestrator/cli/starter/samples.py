@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sync_orchestrator.cli.starter.columns import Column, ColumnKind
 from sync_orchestrator.errors import ConfigError, MissingExtra
@@ -68,7 +68,7 @@ def read_sample(pattern: str) -> FileSample:
         if kind == "parquet":
             rows, names = _parquet_rows(path)
         else:
-            text, encoding = _decoded(path)
+            text, encoding = _decode_file(path)
             if not text.strip():
                 raise ConfigError(f"--source-files: {path} is empty")
             if kind == "csv":
@@ -86,7 +86,7 @@ def read_sample(pattern: str) -> FileSample:
         path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".parquet"),
         encoding,
         delimiter,
-        tuple(_column(name, [row.get(name) for row in rows]) for name in names),
+        tuple(_describe_column(name, [row.get(name) for row in rows]) for name in names),
         len(rows),
     )
 
@@ -96,7 +96,7 @@ def _fixed_folder(folder: Path) -> Path:
     return Path(*takewhile(lambda part: not glob.has_magic(part), folder.parts))
 
 
-def _decoded(path: Path) -> tuple[str, str]:
+def _decode_file(path: Path) -> tuple[str, str]:
     with path.open("rb") as file:
         start = file.read(_SAMPLE_BYTES)
     is_cut = len(start) == _SAMPLE_BYTES
@@ -127,13 +127,13 @@ def _delimiter_of(text: str) -> str:
     return max(counts, key=lambda sign: counts[sign]) if any(counts.values()) else ","
 
 
-def _csv_rows(text: str, delimiter: str) -> tuple[list[dict[str, Any]], list[str]]:
+def _csv_rows(text: str, delimiter: str) -> tuple[list[dict[str, object]], list[str]]:
     reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
     rows = [{name: value for name, value in row.items() if name is not None} for row in islice(reader, MAX_ROWS_READ)]
     return rows, list(reader.fieldnames or ())
 
 
-def _json_rows(text: str, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _json_rows(text: str, path: Path) -> tuple[list[dict[str, object]], list[str]]:
     rows = []
     for number, line in enumerate(islice(filter(str.strip, text.splitlines()), MAX_ROWS_READ), 1):
         try:
@@ -146,7 +146,7 @@ def _json_rows(text: str, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return rows, list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _parquet_rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _parquet_rows(path: Path) -> tuple[list[dict[str, object]], list[str]]:
     try:
         with import_from_extra("parquet"):
             parquet = importlib.import_module("pyarrow.parquet")
@@ -157,9 +157,9 @@ def _parquet_rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return ([] if batch is None else batch.to_pylist()), list(file.schema_arrow.names)
 
 
-def _column(name: str, values: Sequence[Any]) -> Column:
+def _describe_column(name: str, values: Sequence[object]) -> Column:
     given = [value for value in values if value not in (None, "")]
-    kinds = {_kind(value) for value in given}
+    kinds = {_guess_kind(value) for value in given}
     texts = [json.dumps(value, sort_keys=True, default=str) for value in given]
     is_unique = len(given) == len(values) > 1 and len(set(texts)) == len(texts)
     kind: ColumnKind = kinds.pop() if len(kinds) == 1 else "text" if given else "other"
@@ -172,7 +172,7 @@ def _column(name: str, values: Sequence[Any]) -> Column:
     )
 
 
-def _kind(value: Any) -> ColumnKind:
+def _guess_kind(value: object) -> ColumnKind:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int | float):

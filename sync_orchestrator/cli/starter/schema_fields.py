@@ -6,25 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from sync_orchestrator.cli.starter.columns import plain_name
-from sync_orchestrator.cli.starter.openapi import Document, Schema
-from sync_orchestrator.cli.starter.resources import Place, joined
+from sync_orchestrator.cli.starter.openapi import OpenApiDocument, Schema
+from sync_orchestrator.cli.starter.resources import Place, join_step
 
 
-def beside(document: Document, schema: Schema, place: Place) -> Mapping[str, Schema]:
+def find_fields_beside(document: OpenApiDocument, schema: Schema, place: Place) -> Mapping[str, Schema]:
     """The fields of the object that a place is in."""
     found = schema
     for step in place.expression.split(".")[:-1]:
-        found = document.properties(found).get(step, {})
-    return document.properties(found) if place.expression.endswith("attributes") else {}
+        found = document.list_properties(found).get(step, {})
+    return document.list_properties(found) if place.expression.endswith("attributes") else {}
 
 
-def leaves(document: Document, schema: Schema, expression: str, depth: int) -> list[tuple[str, str]]:
+def find_leaves(document: OpenApiDocument, schema: Schema, expression: str, depth: int) -> list[tuple[str, str]]:
     """The plain fields of a response outside of its list, by plain name, with their places."""
     found: list[tuple[str, str]] = []
-    for name, field in document.properties(schema).items():
-        place = joined(expression, name)
-        if document.properties(field):
-            found += leaves(document, field, place, depth + 1) if depth < 2 else []
+    for name, field in document.list_properties(schema).items():
+        place = join_step(expression, name)
+        if document.list_properties(field):
+            found += find_leaves(document, field, place, depth + 1) if depth < 2 else []
         elif "items" not in field:
             found.append((plain_name(name), place))
     return found
@@ -38,7 +38,7 @@ def constant_of(field: Schema) -> Any:
     return choices[0] if isinstance(choices, list) and len(choices) == 1 else None
 
 
-def described(field: Schema) -> str:
+def describe_field(field: Schema) -> str:
     """Returns the type of a field and its choices or format, in words for a comment."""
     if "const" in field:
         return f"always {field['const']!r}"

@@ -3,6 +3,6 @@
 A step that fails ends what depends on it, and no other. Not here: how it is shown (``cli/terminal.py``).
 """
 
-from sync_orchestrator.conformance.live_check.run import check
+from sync_orchestrator.conformance.live_check.run import check_live
 
-__all__ = ["check"]
+__all__ = ["check_live"]

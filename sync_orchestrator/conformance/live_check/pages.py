@@ -23,13 +23,13 @@ async def all_found(third_party: ThirdParty, group: str) -> int | None:
 
 
 async def _number_in(pages: AsyncIterator[Sequence[Any]]) -> int | None:
-    found = [len(page) async for page in some(pages, MAX_PAGES + 1)]
+    found = [len(page) async for page in read_some_pages(pages, MAX_PAGES + 1)]
     return None if len(found) > MAX_PAGES else sum(found)
 
 
 async def rows_alone(pages: AsyncIterator[tuple[list[PartRead], str | None]]) -> AsyncGenerator[list[PartRead]]:
     """Yields the rows of each page, without the key after which it goes on."""
-    async for rows, _ in some(pages, 10**6):
+    async for rows, _ in read_some_pages(pages, 10**6):
         yield rows
 
 
@@ -37,17 +37,17 @@ async def rows_of(source: SourceSystem, key: str, group: str) -> list[PartRead]:
     """One record by its key, or else a page in which it may be."""
     if source.can_read:
         return await source.read_many([key])
-    return (await first(source.pages(group)) or ([], None))[0]
+    return (await read_first_page(source.pages(group)) or ([], None))[0]
 
 
-async def first(pages: AsyncIterator[T]) -> T | None:
+async def read_first_page(pages: AsyncIterator[T]) -> T | None:
     """The first page, and no more."""
-    async for page in some(pages, 1):
+    async for page in read_some_pages(pages, 1):
         return page
     return None
 
 
-async def some(pages: AsyncIterator[T], most: int = MAX_PAGES) -> AsyncGenerator[T]:
+async def read_some_pages(pages: AsyncIterator[T], most: int = MAX_PAGES) -> AsyncGenerator[T]:
     """The first pages: a listing often fails from the second on, by what leads to it."""
     number = 0
     try:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
-class Step:
+class CheckStep:
     """One thing that was tried. ``hint`` says what to look at where it is not ok."""
 
     entity: str
@@ -22,14 +22,14 @@ class Step:
     after: Any = None
 
 
-Told = Callable[[Step], None]
+Told = Callable[[CheckStep], None]
 
 
 @dataclass
-class Report:
+class LiveCheckReport:
     """All steps, in the order in which they were tried."""
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[CheckStep] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.config import Config
 from sync_orchestrator.conformance.live_check.entity_steps import Trial
-from sync_orchestrator.conformance.live_check.report import Report, Step, Told
+from sync_orchestrator.conformance.live_check.report import CheckStep, LiveCheckReport, Told
 from sync_orchestrator.conformance.live_check.source_steps import SourceSteps
 from sync_orchestrator.conformance.live_check.third_party_steps import ThirdPartySteps
 from sync_orchestrator.conformance.pacing import paces_of
 from sync_orchestrator.errors import SyncError
 
 
-async def check(config: Config, group: str | None = None, *, told: Told | None = None) -> Report:
+async def check_live(config: Config, group: str | None = None, *, told: Told | None = None) -> LiveCheckReport:
     """Tries every entity with one business group: the given one, or else the first that its owner names."""
-    report = Report()
+    report = LiveCheckReport()
 
-    def tell(step: Step) -> None:
+    def add_step(step: CheckStep) -> None:
         report.steps.append(step)
         if told is not None:
             told(step)
 
     sources, third_parties = build_sources(config), build_third_parties(config, paces_of(config))
-    reached = await _logins(config, tell)
+    reached = await _log_in_systems(config, add_step)
     accounts: set[str] = set()
     for name in config.entities:
-        trial = Trial(config, name, sources[name], third_parties[name], reached, accounts, tell)
+        trial = Trial(config, name, sources[name], third_parties[name], reached, accounts, add_step)
         found, row = await SourceSteps(trial).run(group)
         await ThirdPartySteps(trial).run(found, row)
     for parts in sources.values():
@@ -37,7 +37,7 @@ async def check(config: Config, group: str | None = None, *, told: Told | None =
     return report
 
 
-async def _logins(config: Config, tell: Told) -> set[str]:
+async def _log_in_systems(config: Config, tell: Told) -> set[str]:
     """Logs in wherever that takes a call; returns the systems that can be gone on with, by place."""
     reached = set()
     for section, systems in (("sources", config.sources), ("third_parties", config.third_parties)):
@@ -46,12 +46,12 @@ async def _logins(config: Config, tell: Told) -> set[str]:
             if getattr(getattr(system, "auth", None), "kind", None) != "login" or not getattr(system, "base_url", ""):
                 reached.add(place)
                 continue
-            http = Http(system)  # type: ignore[arg-type]  # what has a login is reached over HTTP
+            http = HttpClient(system)  # type: ignore[arg-type]  # what has a login is reached over HTTP
             try:
                 await http.log_in()
             except SyncError as error:
                 tell(
-                    Step(
+                    CheckStep(
                         "",
                         name,
                         "login",
@@ -62,7 +62,7 @@ async def _logins(config: Config, tell: Told) -> set[str]:
                 )
             else:
                 reached.add(place)
-                tell(Step("", name, "login", "ok", "logged in"))
+                tell(CheckStep("", name, "login", "ok", "logged in"))
             finally:
                 await http.close()
     return reached

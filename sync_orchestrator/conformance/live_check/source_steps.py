@@ -13,15 +13,15 @@ from sync_orchestrator.conformance.live_check.group_kinds import one_of_each_kin
 from sync_orchestrator.conformance.live_check.pages import (
     MAX_PAGES,
     all_keys,
-    first,
     pages_of,
+    read_first_page,
+    read_some_pages,
     rows_of,
-    some,
 )
-from sync_orchestrator.conformance.live_check.report import Step
+from sync_orchestrator.conformance.live_check.report import CheckStep
 from sync_orchestrator.conformance.samples import unknown_key_like
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.values.mapping import Mapping, digest
+from sync_orchestrator.core.values.mapping import Mapping, compute_digest
 from sync_orchestrator.core.values.source_versions import as_time
 from sync_orchestrator.errors import MappingFailed
 
@@ -34,41 +34,45 @@ class SourceSteps(EntitySteps):
         owner = self._entity.owner
         found, row = group, None
         with suppress(Stopped):
-            found = await self._group(group)
-            pages = await self._page(found)
+            found = await self._choose_group(group)
+            pages = await self._read_first_pages(found)
             row = pages[0][0]
             await self._small_pages(
-                owner, self._part(owner, "list"), [row.key for page in pages for row in page], len(pages), found
-            )
-            self._versions(pages)
-            await self._mapped(row, found, await self._parts(row, found))
-            await self._missing(row.key)
-            await self._changes(row)
-            await self._count(
                 owner,
-                self._part(owner, "count"),
+                self._place_of_part(owner, "list"),
+                [row.key for page in pages for row in page],
+                len(pages),
+                found,
+            )
+            self._check_versions(pages)
+            await self._check_mapping(row, found, await self._parts(row, found))
+            await self._check_missing_key(row.key)
+            await self._check_changes(row)
+            await self._check_count(
+                owner,
+                self._place_of_part(owner, "count"),
                 self._sources[owner].count,
                 found,
                 lambda: all_keys(self._sources[owner], found),
             )
-            await self._unique(found)
-            await self._ungrouped()
+            await self._check_unique_keys(found)
+            await self._check_ungrouped()
             await self._source_groups()
         if found is not None:
-            await self._keys(found)
+            await self._check_keys(found)
         return found, row
 
-    async def _group(self, given: str | None) -> str:
-        owner, place = self._entity.owner, self._part(self._entity.owner, "groups")
+    async def _choose_group(self, given: str | None) -> str:
+        owner, place = self._entity.owner, self._place_of_part(self._entity.owner, "groups")
         if f"sources.{owner}" not in self._reached:
-            self._skip(owner, "groups", "its login failed")
+            self._skip_step(owner, "groups", "its login failed")
             raise Stopped
-        async with self._step(owner, "groups", place):
+        async with self._run_step(owner, "groups", place):
             groups = await self._sources[owner].groups()
         if groups:
             self._ok(owner, "groups", f"{len(groups)}: {', '.join(groups[:5])}{' …' if len(groups) > 5 else ''}")
             if given is not None and given not in groups:
-                self._fail(
+                self._fail_step(
                     owner,
                     "groups",
                     f"'{given}' is not among them: a full sync of all groups leaves it out",
@@ -79,7 +83,7 @@ class SourceSteps(EntitySteps):
             return sorted(groups)[0] if given is None else given
         if given is not None:
             return given
-        self._skip(
+        self._skip_step(
             owner,
             "groups",
             "it names no business group",
@@ -87,16 +91,16 @@ class SourceSteps(EntitySteps):
         )
         raise Stopped
 
-    async def _page(self, group: str) -> list[list[PartRead]]:
+    async def _read_first_pages(self, group: str) -> list[list[PartRead]]:
         """Reads the first pages of the owner's, the first of which has a usable record."""
         owner = self._entity.owner
-        place = self._part(owner, "list")
-        async with self._step(owner, "list", place):
-            pages = [found async for found, _ in some(self._sources[owner].pages(group))]
+        place = self._place_of_part(owner, "list")
+        async with self._run_step(owner, "list", place):
+            pages = [found async for found, _ in read_some_pages(self._sources[owner].pages(group))]
         pages = [page for page in pages if page]
         rows = [row for found in pages for row in found]
         if not rows:
-            self._skip(
+            self._skip_step(
                 owner,
                 "list",
                 f"'{group}' has no records",
@@ -104,14 +108,17 @@ class SourceSteps(EntitySteps):
             )
             raise Stopped
         if problem := next((row.problem for row in rows if row.problem), None):
-            self._fail(
-                owner, "list", f"a record cannot be used: {problem}", f"see {self._part(owner)}: key, group and version"
+            self._fail_step(
+                owner,
+                "list",
+                f"a record cannot be used: {problem}",
+                f"see {self._place_of_part(owner)}: key, group and version",
             )
             raise Stopped
         self._ok(owner, "list", f"{pages_of(pages, 'records')} of '{group}', the first is {rows[0].key}")
         others = sum(row.group not in (None, group) for row in rows)
         if others:
-            self._skip(
+            self._skip_step(
                 owner,
                 "filter",
                 f"{others} of them belong to other groups: the list is not filtered",
@@ -120,37 +127,39 @@ class SourceSteps(EntitySteps):
         self._trial.rows = {row.key: row for row in rows}
         return pages
 
-    def _versions(self, pages: Sequence[Sequence[PartRead]]) -> None:
+    def _check_versions(self, pages: Sequence[Sequence[PartRead]]) -> None:
         owner = self._entity.owner
         latest = int((time.time() + self._entity.max_ahead) * 1e6)
         is_time = self._entity.parts[owner].version.kind == "time"
         for row in (row for page in pages for row in page):
             if row.version <= 0 or (is_time and row.version > latest):
                 why = "not above zero" if row.version <= 0 else "further in the future than max_ahead allows"
-                self._fail(
+                self._fail_step(
                     owner,
                     "version",
                     f"the version of {row.key} is {why}",
-                    f"see {self._part(owner)}.version and zone, and the clock there",
+                    f"see {self._place_of_part(owner)}.version and zone, and the clock there",
                 )
                 return
 
-    async def _missing(self, key: str) -> None:
+    async def _check_missing_key(self, key: str) -> None:
         """A key that nobody has must bring nothing: a failure there would keep every deletion from being noticed."""
         owner = self._entity.owner
         source, nobody = self._sources[owner], unknown_key_like(key)
         if not source.can_read:
             return
-        place = self._part(owner, "read")
+        place = self._place_of_part(owner, "read")
         with suppress(Stopped):
-            async with self._step(owner, "missing", f"{place}: a rule of its outcomes with means: missing"):
+            async with self._run_step(owner, "missing", f"{place}: a rule of its outcomes with means: missing"):
                 row = await source.read(nobody)
             if row is not None:
-                self._fail(owner, "missing", f"a read of {nobody}, which nobody has, shows {row.key}", f"see {place}")
+                self._fail_step(
+                    owner, "missing", f"a read of {nobody}, which nobody has, shows {row.key}", f"see {place}"
+                )
             else:
                 self._ok(owner, "missing", "a key that nobody has brings nothing")
 
-    async def _changes(self, row: PartRead) -> None:
+    async def _check_changes(self, row: PartRead) -> None:
         """A part with ``changes`` is polled as it would be after ``row``."""
         owner, settings = self._entity.owner, self._entity.parts[self._entity.owner]
         if not self._sources[owner].can_poll:
@@ -160,13 +169,13 @@ class SourceSteps(EntitySteps):
         since = max(0, newest.version - max(overlap, 1))
         show = as_time if settings.version.kind == "time" else str
         shown_since = show(since)
-        place = self._part(owner, "changes")
+        place = self._place_of_part(owner, "changes")
         with suppress(Stopped):
-            async with self._step(owner, "changes", place):
-                pages = [rows async for rows in some(self._sources[owner].changes(since))]
+            async with self._run_step(owner, "changes", place):
+                pages = [rows async for rows in read_some_pages(self._sources[owner].changes(since))]
             shown = {row.key for rows in pages for row in rows}
             if newest.key not in shown and len(pages) < MAX_PAGES:
-                self._fail(
+                self._fail_step(
                     owner,
                     "changes",
                     f"{newest.key} is listed with version {show(newest.version)}, and is not "
@@ -176,14 +185,14 @@ class SourceSteps(EntitySteps):
             else:
                 self._ok(owner, "changes", f"{pages_of(pages, 'records')} changed since {shown_since}")
 
-    async def _unique(self, group: str) -> None:
+    async def _check_unique_keys(self, group: str) -> None:
         """Whether the rows of the group have a key each, where the source can count both."""
         owner = self._entity.owner
         source = self._sources[owner]
         if not isinstance(source, ContainedSource):
             return
         with suppress(Stopped):
-            async with self._step(owner, "keys", self._part(owner)):
+            async with self._run_step(owner, "keys", self._place_of_part(owner)):
                 repeated = await source.repeated(group)
                 if repeated is None or not repeated.count:
                     return
@@ -192,23 +201,23 @@ class SourceSteps(EntitySteps):
                 repeated.examples
             )
             if any(row.problem for row in rows):
-                self._fail(
+                self._fail_step(
                     owner,
                     "keys",
                     f"{several}: {next(row.problem for row in rows if row.problem)}",
-                    f"see {self._part(owner)}: give one row for each key, such as with sql.query",
+                    f"see {self._place_of_part(owner)}: give one row for each key, such as with sql.query",
                 )
             else:
-                self._skip(owner, "keys", f"{several}: equal rows count as one, and older versions as history")
+                self._skip_step(owner, "keys", f"{several}: equal rows count as one, and older versions as history")
 
-    async def _ungrouped(self) -> None:
+    async def _check_ungrouped(self) -> None:
         """Rows that no business group lists."""
         owner = self._entity.owner
         with suppress(Stopped):
-            async with self._step(owner, "ungrouped", self._part(owner)):
+            async with self._run_step(owner, "ungrouped", self._place_of_part(owner)):
                 found = await self._sources[owner].ungrouped()
             if found is not None and found.count:
-                self._skip(
+                self._skip_step(
                     owner,
                     "ungrouped",
                     f"{found.count} rows have no business group and are mirrored nowhere, "
@@ -222,8 +231,8 @@ class SourceSteps(EntitySteps):
         done = []
         for group in self._trial.other_groups:
             with suppress(Stopped):
-                async with self._step(owner, "groups", self._part(owner, "list"), f"'{group}': "):
-                    found = await first(self._sources[owner].pages(group))
+                async with self._run_step(owner, "groups", self._place_of_part(owner, "list"), f"'{group}': "):
+                    found = await read_first_page(self._sources[owner].pages(group))
                 done.append(f"{0 if found is None else len(found[0])} of '{group}'")
         if done:
             self._ok(owner, "groups", f"a page of other kinds of names: {', '.join(done)}")
@@ -236,7 +245,7 @@ class SourceSteps(EntitySteps):
                 continue
             found[part] = row.data
             if part == self._entity.owner and row.version < listed.version:
-                self._fail(
+                self._fail_step(
                     part,
                     "read",
                     f"{row.key} is older by key than in the list: {row.version}, {listed.version}",
@@ -245,29 +254,29 @@ class SourceSteps(EntitySteps):
             elif (
                 part == self._entity.owner
                 and row.version == listed.version
-                and (digest(row.data) != digest(listed.data))
+                and (compute_digest(row.data) != compute_digest(listed.data))
             ):
                 differing = sorted(
                     name
                     for name in row.data.keys() | listed.data.keys()
-                    if digest(row.data.get(name)) != digest(listed.data.get(name))
+                    if compute_digest(row.data.get(name)) != compute_digest(listed.data.get(name))
                 )
-                self._fail(
+                self._fail_step(
                     part,
                     "read",
                     f"{row.key} has other fields by key than in the list, of the same version: "
                     f"{', '.join(differing[:5])}",
-                    f"see {self._part(part)}: items of list, record of read",
+                    f"see {self._place_of_part(part)}: items of list, record of read",
                 )
         return found
 
     async def _read(self, part: str, key: str, group: str) -> PartRead | None:
-        source, place, is_owner = self._sources[part], self._part(part), part == self._entity.owner
+        source, place, is_owner = self._sources[part], self._place_of_part(part), part == self._entity.owner
         if f"sources.{part}" not in self._reached:
-            self._skip(part, "read", "its login failed")
+            self._skip_step(part, "read", "its login failed")
             return None
         if is_owner and not source.can_read:
-            self._skip(
+            self._skip_step(
                 part,
                 "read",
                 "it is not read by key: change events must tell the whole part",
@@ -275,43 +284,46 @@ class SourceSteps(EntitySteps):
             )
             return None
         with suppress(Stopped):
-            async with self._step(part, "read", place):
+            async with self._run_step(part, "read", place):
                 rows = await rows_of(source, key, group)
             row = next((row for row in rows if row.key == key), None)
             if row is None and is_owner:
-                self._fail(part, "read", f"it lists {key}, and has nothing of it by key", f"see {place}.read")
+                self._fail_step(part, "read", f"it lists {key}, and has nothing of it by key", f"see {place}.read")
             elif row is None:
-                self._skip(part, "read", f"it has nothing of {key}", f"see {place}, if it should")
+                self._skip_step(part, "read", f"it has nothing of {key}", f"see {place}, if it should")
             elif row.problem:
-                self._fail(part, "read", f"its part of {key} cannot be used: {row.problem}", f"see {place}")
+                self._fail_step(part, "read", f"its part of {key} cannot be used: {row.problem}", f"see {place}")
             else:
                 self._ok(part, "read", f"its part of {key}")
                 return row
         return None
 
-    async def _keys(self, group: str) -> None:
+    async def _check_keys(self, group: str) -> None:
         """The listings of keys alone, where they are configured."""
         for part, settings in self._entity.parts.items():
             if settings.keys is None or f"sources.{part}" not in self._reached:
                 continue
             with suppress(Stopped):
-                async with self._step(part, "keys", self._part(part, "keys")):
-                    pages = [rows async for rows in some(self._sources[part].keys(group))]
+                async with self._run_step(part, "keys", self._place_of_part(part, "keys")):
+                    pages = [rows async for rows in read_some_pages(self._sources[part].keys(group))]
                 rows = [row for found in pages for row in found]
                 if problem := next((row.problem for row in rows if row.problem), None):
-                    self._fail(
-                        part, "keys", f"a row cannot be used: {problem}", f"see {self._part(part, 'keys')}: its items"
+                    self._fail_step(
+                        part,
+                        "keys",
+                        f"a row cannot be used: {problem}",
+                        f"see {self._place_of_part(part, 'keys')}: its items",
                     )
                 else:
                     self._ok(part, "keys", f"{pages_of(pages, 'keys and versions')} of '{group}'")
 
-    async def _mapped(self, row: PartRead, group: str, others: dict[str, Any]) -> None:
+    async def _check_mapping(self, row: PartRead, group: str, others: dict[str, Any]) -> None:
         before = {name: others.get(name) for name in self._entity.parts} | {self._entity.owner: row.data}
         try:
-            payload = Mapping(self._entity.mapping).payload(row.key, row.group or group, before)
+            payload = Mapping(self._entity.mapping).build_payload(row.key, row.group or group, before)
         except MappingFailed as error:
             self._tell(
-                Step(
+                CheckStep(
                     self._name,
                     self._entity.owner,
                     "mapping",
@@ -325,4 +337,4 @@ class SourceSteps(EntitySteps):
         self._trial.payload = payload
         empty = [name for name, value in payload.items() if value is None]
         detail = f"{row.key}, before and after" + (f"; empty: {', '.join(empty)}" if empty else "")
-        self._tell(Step(self._name, self._entity.owner, "mapping", "ok", detail, "", before, payload))
+        self._tell(CheckStep(self._name, self._entity.owner, "mapping", "ok", detail, "", before, payload))

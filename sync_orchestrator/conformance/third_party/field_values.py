@@ -7,26 +7,26 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sync_orchestrator.conformance.field_forms import judge_field
-from sync_orchestrator.conformance.fixture import Bench, refusal
+from sync_orchestrator.conformance.fixture import Bench, catch_refusal
 from sync_orchestrator.conformance.report import Behaviours, Differs, Skipped
-from sync_orchestrator.conformance.third_party.shared_checks import no_duplicate, updated
+from sync_orchestrator.conformance.third_party.shared_checks import no_duplicate, update_and_check
 
 FIELD_VALUES: Behaviours[Bench] = Behaviours()
 behaviour = FIELD_VALUES.add
 
 
-def _values(kind: str, *values: Any) -> Callable[[Bench], Awaitable[None]]:
-    async def run(bench: Bench) -> None:
+def _check_values(kind: str, *values: Any) -> Callable[[Bench], Awaitable[None]]:
+    async def check_values(bench: Bench) -> None:
         field = getattr(bench.samples, kind)
         if field is None:
             raise Skipped(
                 f"the sample has no field for that ({kind})" + (": name one with --text" if kind == "text" else "")
             )
         for value in values:
-            made, refused = await refusal(bench.create(bench.item(**{field: value})))
+            made, refused = await catch_refusal(bench.create_record(bench.make_item(**{field: value})))
             if made is None:
-                raise Skipped(f"it refuses {_clipped(value)} in '{field}': {refused}")
-            found = await bench.eventually(
+                raise Skipped(f"it refuses {_clip_value(value)} in '{field}': {refused}")
+            found = await bench.poll_until(
                 lambda made=made: bench.third_party.read(made),  # type: ignore[misc]
                 lambda found: found is not None,
             )
@@ -34,8 +34,8 @@ def _values(kind: str, *values: Any) -> Callable[[Bench], Awaitable[None]]:
             if found is None or not bench.is_kept(field, value, came):
                 hint = judge_field(field, bench.entity.third_party.fields.get(field), value, came).hint
                 raise Differs(
-                    f"{field}: {_clipped(came)} came",
-                    f"{_clipped(value)}, as it was written",
+                    f"{field}: {_clip_value(came)} came",
+                    f"{_clip_value(value)}, as it was written",
                     f"entities.{bench.name}.third_party: {hint}"
                     if hint and bench.system.adapter is None
                     else f"see {field} in 'mapping' and 'fields': write it as it is kept there",
@@ -43,18 +43,18 @@ def _values(kind: str, *values: Any) -> Callable[[Bench], Awaitable[None]]:
                     cause=f"{field} {value!r}",
                 )
 
-    return run
+    return check_values
 
 
-def _key(end: str) -> Callable[[Bench], Awaitable[None]]:
-    async def run(bench: Bench) -> None:
+def _check_key(end: str) -> Callable[[Bench], Awaitable[None]]:
+    async def check_key(bench: Bench) -> None:
         pattern = bench.entity.third_party.key_pattern
         if not bench.odd_keys:
             raise Skipped("some servers break on such keys: allow them with --odd-keys")
-        fresh = bench.item(end)
+        fresh = bench.make_item(end)
         if pattern is not None and re.fullmatch(pattern, fresh.key) is None:
             raise Skipped(f"key_pattern '{pattern}' lets no such key through")
-        item, refused = await refusal(bench.create(fresh))
+        item, refused = await catch_refusal(bench.create_record(fresh))
         if refused is not None and refused.not_ours is not None:
             raise Differs(f"its key is {refused.not_ours!r}", "the key that was written")
         if item is None:
@@ -62,21 +62,23 @@ def _key(end: str) -> Callable[[Bench], Awaitable[None]]:
                 f"it refuses such a key: {refused}; "
                 + ("say which it takes with key_pattern" if pattern is None else f"key_pattern '{pattern}' takes it")
             )
-        await bench.shows(item)
+        await bench.check_shown(item)
         await no_duplicate(bench, item)
         if bench.samples.changeable:
-            await updated(bench, bench.changed(item, 1))
+            await update_and_check(bench, bench.change_item(item, 1))
         await bench.third_party.delete(item)
-        left = await bench.eventually(lambda: bench.third_party.read(item), lambda left: left is None)
+        left = await bench.poll_until(lambda: bench.third_party.read(item), lambda left: left is None)
         if left is not None:
             raise Differs(
-                f"after its delete it is still there: {left.fields}", "no record", bench.look("delete", "delete")
+                f"after its delete it is still there: {left.fields}",
+                "no record",
+                bench.point_to_fix("delete", "delete"),
             )
 
-    return run
+    return check_key
 
 
-def _family(
+def _add_family(
     prefix: str, section: str, method: str, made: dict[str, tuple[str, Callable[[Bench], Awaitable[None]]]]
 ) -> None:
     for name, (says, run) in made.items():
@@ -85,34 +87,37 @@ def _family(
         behaviour(section, method, needs)(run)
 
 
-_family(
+_add_family(
     "values",
     "fields",
     "create and read",
     {
         "unicode": (
             "Texts of all scripts come back as they were written.",
-            _values("text", "Ünïcödé 漢字 عربى 🙂", "a\u0301 is not á"),
+            _check_values("text", "Ünïcödé 漢字 عربى 🙂", "a\u0301 is not á"),
         ),
         "markup": (
             "Quotes, markup and line breaks come back as they were written.",
-            _values("text", "\"double\" 'single' <b>&amp;</b> \\ back; {{ name }}", "one\ntwo\tthree"),
+            _check_values("text", "\"double\" 'single' <b>&amp;</b> \\ back; {{ name }}", "one\ntwo\tthree"),
         ),
-        "outer_spaces": ("Spaces around a text are kept.", _values("text", "  spaces around  ")),
-        "empty_text": ("An empty text stays one, and becomes no null.", _values("text", "")),
-        "null": ("Null stays null.", _values("text", None)),
-        "long_text": ("A long text is not cut off.", _values("text", "long text " * 400 + "end")),
-        "decimals": ("Decimals come back to the last digit.", _values("decimal", 19.99, 0.1, 1234567.89)),
-        "large_integers": ("Large whole numbers come back to the last digit.", _values("number", 2**31, 2**53 - 1)),
-        "truth": ("True and false come back as such.", _values("truth", True, False)),
+        "outer_spaces": ("Spaces around a text are kept.", _check_values("text", "  spaces around  ")),
+        "empty_text": ("An empty text stays one, and becomes no null.", _check_values("text", "")),
+        "null": ("Null stays null.", _check_values("text", None)),
+        "long_text": ("A long text is not cut off.", _check_values("text", "long text " * 400 + "end")),
+        "decimals": ("Decimals come back to the last digit.", _check_values("decimal", 19.99, 0.1, 1234567.89)),
+        "large_integers": (
+            "Large whole numbers come back to the last digit.",
+            _check_values("number", 2**31, 2**53 - 1),
+        ),
+        "truth": ("True and false come back as such.", _check_values("truth", True, False)),
     },
 )
-_family(
+_add_family(
     "key_with",
     "update",
     "create and read",
     {
-        name: (f"A record whose key has {what} in it is kept like any other.", _key(end))
+        name: (f"A record whose key has {what} in it is kept like any other.", _check_key(end))
         for name, what, end in (
             ("slash", "a slash", "a/b"),
             ("space", "a space", "a b"),
@@ -126,6 +131,6 @@ _family(
 )
 
 
-def _clipped(value: Any) -> str:
+def _clip_value(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:40]}… ({len(text)} characters)"

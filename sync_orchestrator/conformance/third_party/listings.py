@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from sync_orchestrator.adapters.rest.filter_check import is_refusal
-from sync_orchestrator.config import FilterCheck
-from sync_orchestrator.conformance.fixture import Bench, refusal
+from sync_orchestrator.config import FilterCheckSettings
+from sync_orchestrator.conformance.fixture import Bench, catch_refusal
 from sync_orchestrator.conformance.report import Behaviours, Differs, Skipped
-from sync_orchestrator.conformance.third_party.shared_checks import MANY, listed_ids, named
+from sync_orchestrator.conformance.third_party.shared_checks import MANY, join_ids, listed_ids
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.errors import CallFailed, Failure
 
@@ -25,8 +25,8 @@ behaviour = LISTINGS.add
 @behaviour("list", "pages")
 async def list_is_complete(bench: Bench) -> None:
     """A listing of a business group shows every record of it, each once, as it was written."""
-    items = await asyncio.gather(*(bench.create(bench.item()) for _ in range(MANY)))
-    await _all_listed(bench, items, lambda: bench.listed())
+    items = await asyncio.gather(*(bench.create_record(bench.make_item()) for _ in range(MANY)))
+    await _all_listed(bench, items, lambda: bench.list_records())
 
 
 @behaviour("list", "pages", needs=("list-is-complete",))
@@ -36,7 +36,7 @@ async def list_has_more_than_one_page(bench: Bench) -> None:
     small, count = bench.third_party, MANY
     if listing is not None and listing.paging == "none":
         raise Skipped("it is set up as one page that has it all")
-    if listing is not None and "limit" in listing.names():
+    if listing is not None and "limit" in listing.collect_template_names():
         small = bench.rebuilt(third_party={"list": listing.model_copy(update={"size": SMALL_PAGE})})
     elif listing is not None:
         if listing.size > _LARGEST_MADE_FOR_PAGES:
@@ -44,9 +44,9 @@ async def list_has_more_than_one_page(bench: Bench) -> None:
         count = listing.size + 1
     bench.listed_group  # noqa: B018  # skips where none is known
     try:
-        items = await asyncio.gather(*(bench.create(bench.item()) for _ in range(count)))
-        await _all_listed(bench, items, lambda: bench.listed(third_party=small))
-        if len(await bench.pages(third_party=small)) < 2:
+        items = await asyncio.gather(*(bench.create_record(bench.make_item()) for _ in range(count)))
+        await _all_listed(bench, items, lambda: bench.list_records(third_party=small))
+        if len(await bench.list_pages(third_party=small)) < 2:
             raise Skipped("all came in one page: have its class take a page size in its settings")
     finally:
         if small is not bench.third_party:
@@ -57,11 +57,11 @@ async def list_has_more_than_one_page(bench: Bench) -> None:
 async def groups_are_kept_apart(bench: Bench) -> None:
     """A listing of a business group shows nothing of another one, and an unknown group has nothing."""
     group = bench.listed_group
-    item = await bench.create(bench.item())
+    item = await bench.create_record(bench.make_item())
     check = bench.entity.third_party.filter_check
-    nowhere = FilterCheck().group if bench.system.adapter is not None else check.group
+    nowhere = FilterCheckSettings().group if bench.system.adapter is not None else check.group
     try:
-        found, refused = await refusal(bench.listed(nowhere))
+        found, refused = await catch_refusal(bench.list_records(nowhere))
     except CallFailed as failure:
         if failure.kind is not Failure.REFERENCE and not is_refusal(failure):  # as ``check --live`` judges it
             raise
@@ -70,8 +70,8 @@ async def groups_are_kept_apart(bench: Bench) -> None:
         raise Differs(f"of a group that does not exist it shows {len(found)} records", "none")
     if bench.other_group is None:
         return
-    await bench.eventually(lambda: listed_ids(bench, item), bool)
-    if any(found.key == item.key for found in await bench.listed(bench.other_group)):
+    await bench.poll_until(lambda: listed_ids(bench, item), bool)
+    if any(found.key == item.key for found in await bench.list_records(bench.other_group)):
         raise Differs(f"the group {bench.other_group} shows {item.key}", f"it in {group} alone")
 
 
@@ -81,14 +81,14 @@ async def count_agrees_with_list(bench: Bench) -> None:
     group = bench.listed_group
     if await bench.third_party.count(group) is None:
         raise Skipped("it says that it cannot count")
-    items = [await bench.create(bench.item()) for _ in range(2)]
+    items = [await bench.create_record(bench.make_item()) for _ in range(2)]
     await bench.third_party.delete(items.pop())
 
-    async def both() -> tuple[int | None, int]:
-        return await bench.third_party.count(group), len(await bench.listed())
+    async def count_both() -> tuple[int | None, int]:
+        return await bench.third_party.count(group), len(await bench.list_records())
 
-    await bench.lag()
-    counted, listed = await bench.eventually(both, lambda both: both[0] == both[1])
+    await bench.wait_for_search()
+    counted, listed = await bench.poll_until(count_both, lambda both: both[0] == both[1])
     if counted != listed:
         raise Differs(f"it counts {counted}", f"{listed}, which it lists")
 
@@ -99,26 +99,29 @@ async def group_can_change(bench: Bench) -> None:
     old = bench.listed_group
     if bench.other_group is None:
         raise Skipped("only one business group is known: name another with --other-group")
-    item = await bench.create(bench.item())
-    moved = await bench.move(item, bench.other_group)
+    item = await bench.create_record(bench.make_item())
+    moved = await bench.move_record(item, bench.other_group)
 
-    async def groups() -> list[str]:
+    async def find_groups() -> list[str]:
         return [
-            group for group in (old, moved.group or "") for found in await bench.listed(group) if found.key == item.key
+            group
+            for group in (old, moved.group or "")
+            for found in await bench.list_records(group)
+            if found.key == item.key
         ]
 
-    shown = await bench.eventually(groups, lambda groups: groups == [moved.group])
+    shown = await bench.poll_until(find_groups, lambda groups: groups == [moved.group])
     if shown != [moved.group]:
-        raise Differs(f"it is shown in {named(shown)}", f"{moved.group} alone", bench.look("list", "pages"))
+        raise Differs(f"it is shown in {join_ids(shown)}", f"{moved.group} alone", bench.point_to_fix("list", "pages"))
 
 
 async def _all_listed(bench: Bench, items: list[Item], look: Callable[[], Awaitable[list[Found]]]) -> None:
     keys = {item.key: item for item in items}
 
-    async def ours() -> list[Found]:
+    async def list_ours() -> list[Found]:
         return [found for found in await look() if found.key in keys]
 
-    shown = await bench.eventually(ours, lambda shown: len(shown) == len(keys))
+    shown = await bench.poll_until(list_ours, lambda shown: len(shown) == len(keys))
     times = Counter(found.key for found in shown)
     if missing := keys.keys() - times.keys():
         raise Differs(f"{len(missing)} of {len(keys)} records are not shown, such as {min(missing)}", "all of them")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sync_orchestrator.config import ThirdPartySystem
+from sync_orchestrator.config import ThirdPartySettings
 from sync_orchestrator.config.environment import FromEnvironment
-from sync_orchestrator.config.http_access import Basic, Bearer, Login
+from sync_orchestrator.config.http_access import BasicAuthSettings, BearerAuthSettings, LoginSettings
 from sync_orchestrator.conformance.fixture import Bench
 from sync_orchestrator.conformance.report import Behaviours, Differs, Skipped
 from sync_orchestrator.errors import CallFailed, Failure
@@ -25,14 +25,14 @@ async def wrong_login_is_told(bench: Bench) -> None:
     if wrong is None:
         raise Skipped(
             "'auth' is a login call of its own, which is not tried with wrong credentials"
-            if isinstance(bench.system.auth, Login)
+            if isinstance(bench.system.auth, LoginSettings)
             else "no login is set up that could be made wrong here"
         )
     stranger = bench.rebuilt(system=wrong)
-    item = bench.item()
+    item = bench.make_item()
     try:
-        await bench.listed(third_party=stranger)
-        await bench.create(item, stranger)
+        await bench.list_records(third_party=stranger)
+        await bench.create_record(item, stranger)
     except CallFailed as failure:
         if failure.kind is not Failure.AUTH:
             raise Differs(
@@ -55,15 +55,15 @@ def _rule_for(bench: Bench, failure: CallFailed) -> str:
     return f"{'add to' if bench.system.outcomes else 'set'} {place}: {rule}, with a condition that fits this response"
 
 
-def _with_wrong_login(system: ThirdPartySystem) -> dict[str, Any] | None:
+def _with_wrong_login(system: ThirdPartySettings) -> dict[str, Any] | None:
     """The settings of the system that would have to change; None where nothing of a login is known."""
-    headers = {name: _wrong(name, value) for name, value in system.headers.items()}
-    settings = {name: _wrong(name, value) for name, value in system.settings.items()}
+    headers = {name: _make_wrong(name, value) for name, value in system.headers.items()}
+    settings = {name: _make_wrong(name, value) for name, value in system.settings.items()}
     changes: dict[str, Any] = {}
     match system.auth:
-        case Basic():
+        case BasicAuthSettings():
             changes["auth"] = system.auth.model_copy(update={"password": "wrong"})
-        case Bearer():
+        case BearerAuthSettings():
             changes["auth"] = system.auth.model_copy(update={"token": "wrong"})
     if headers != system.headers:
         changes["headers"] = headers
@@ -72,6 +72,6 @@ def _with_wrong_login(system: ThirdPartySystem) -> dict[str, Any] | None:
     return changes or None
 
 
-def _wrong(name: str, value: Any) -> Any:
+def _make_wrong(name: str, value: Any) -> Any:
     secret = isinstance(value, FromEnvironment) or (isinstance(value, str) and _SECRET.search(name))
     return "wrong" if secret else value

@@ -47,7 +47,7 @@ def mapped_fields(mapping: Mapping[str, str]) -> dict[str, frozenset[str]]:
     return {part: frozenset(names) for part, names in found.items()}
 
 
-def _list_read_fields(node: Any) -> Iterator[tuple[str, str]]:
+def _list_read_fields(node: object) -> Iterator[tuple[str, str]]:
     """The pairs of part and field that an expression reads of the whole document."""
     for first, then in _list_first_evaluated(node):
         if first["type"] == "field" and then is not None:
@@ -72,14 +72,14 @@ def _list_first_evaluated(node: Any) -> Iterator[tuple[Any, Any]]:
             yield from _list_first_evaluated(child)
 
 
-def lacking(data: Json, fields: Iterable[str]) -> list[str]:
+def find_lacking(data: Json, fields: Iterable[str]) -> list[str]:
     """The fields that a part does not have at all, sorted."""
     return sorted(name for name in fields if name not in data)
 
 
-def vanished(data: Json, had: Iterable[str], fields: Iterable[str]) -> list[str]:
+def find_vanished(data: Json, had: Iterable[str], fields: Iterable[str]) -> list[str]:
     """The mapped fields that a part lacks although its archived state has a value for them, sorted."""
-    return sorted(set(lacking(data, fields)).intersection(had))
+    return sorted(set(find_lacking(data, fields)).intersection(had))
 
 
 def problem_of(names: Sequence[str], part: str) -> str:
@@ -101,7 +101,7 @@ def refuse_vanished(
     suspects = {
         row.key
         for row in rows
-        if row.problem is None and not row.deleted and lacking(row.data, fields) and text_problem(row.key) is None
+        if row.problem is None and not row.deleted and find_lacking(row.data, fields) and text_problem(row.key) is None
     }
     if not suspects:
         return list(rows)
@@ -120,7 +120,7 @@ def refuse_vanished(
 
 
 def _refuse_row(row: PartRead, part: str, had: Iterable[str], fields: Iterable[str]) -> PartRead:
-    if row.problem is not None or row.deleted or not (names := vanished(row.data, had, fields)):
+    if row.problem is not None or row.deleted or not (names := find_vanished(row.data, had, fields)):
         return row
     return replace(row, problem=problem_of(names, part))
 
@@ -162,15 +162,15 @@ class CheckedSource:
 
     async def read(self, key: str) -> PartRead | None:
         row = await self.inner.read(key)
-        return None if row is None else (await self._checked([row]))[0]
+        return None if row is None else (await self._check_rows([row]))[0]
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
-        return await self._checked(await self.inner.read_many(keys))
+        return await self._check_rows(await self.inner.read_many(keys))
 
     async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         async with aclosing(self.inner.pages(group, after)) as pages:  # type: ignore[type-var]
             async for rows, position in pages:
-                yield await self._checked(rows), position
+                yield await self._check_rows(rows), position
 
     def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
         return self.inner.keys(group)
@@ -178,7 +178,7 @@ class CheckedSource:
     async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
         async with aclosing(self.inner.changes(since)) as pages:  # type: ignore[type-var]
             async for rows in pages:
-                yield await self._checked(rows)
+                yield await self._check_rows(rows)
 
     async def count(self, group: str) -> int | None:
         return await self.inner.count(group)
@@ -192,8 +192,8 @@ class CheckedSource:
     async def close(self) -> None:
         await self.inner.close()
 
-    async def _checked(self, rows: list[PartRead]) -> list[PartRead]:
-        if not any(row.problem is None and not row.deleted and lacking(row.data, self._fields) for row in rows):
+    async def _check_rows(self, rows: list[PartRead]) -> list[PartRead]:
+        if not any(row.problem is None and not row.deleted and find_lacking(row.data, self._fields) for row in rows):
             return rows
         return await asyncio.to_thread(
             in_transaction,

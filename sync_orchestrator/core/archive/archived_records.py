@@ -28,17 +28,19 @@ def read_covered_groups(connection: Connection, entity: str) -> dict[str, bool]:
     return {row.group_key: row.covered for row in run(connection, queries.SELECT_COVERED_GROUPS, entity=entity)}
 
 
-def stamp_of(row: Any) -> Stamp:
+def stamp_of(row: Row[Any]) -> Stamp:
     """Returns the stamp of an archived part, from a row that has its columns."""
     return Stamp(row.epoch, row.version, row.read_sequence, bytes(row.content_hash), row.seq, row.inferred)
 
 
-def read_parts_data(connection: Connection, entity: str, keys: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
+def read_parts_data(
+    connection: Connection, entity: str, keys: Sequence[str]
+) -> dict[str, dict[str, dict[str, object]]]:
     """Returns the content of the parts of some records, by key and part.
 
     A key without archived parts is missing from the result.
     """
-    parts: dict[str, dict[str, dict[str, Any]]] = {}
+    parts: dict[str, dict[str, dict[str, object]]] = {}
     for row in run(connection, queries.SELECT_PARTS_DATA, entity=entity, keys=list(keys)):
         parts.setdefault(row.key, {})[row.part] = row.data
     return parts
@@ -50,7 +52,7 @@ def find_record(connection: Connection, entity: str, key: str) -> Row[Any] | Non
     return rows[0] if rows else None
 
 
-def list_parts_of_record(connection: Connection, entity: str, key: str) -> list[dict[str, Any]]:
+def list_parts_of_record(connection: Connection, entity: str, key: str) -> list[dict[str, object]]:
     """Returns what each source says of a record."""
     return [dict(row._mapping) for row in run(connection, queries.LIST_PARTS_OF_RECORD, entity=entity, key=key)]
 

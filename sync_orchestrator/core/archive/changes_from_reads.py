@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
 
 if TYPE_CHECKING:
@@ -24,6 +24,6 @@ def change_of_read(
         seq: The number of the event that asked for the read, if the change decides about it.
         asked_for: Whether a delete event asked for the deletion that the source shows; otherwise it is inferred.
     """
-    content = TOMBSTONE_HASH if found.deleted else digest(found.data)
+    content = TOMBSTONE_HASH if found.deleted else compute_digest(found.data)
     stamp = Stamp(epoch, found.version, number, content, inferred=found.deleted and not asked_for)
     return Change(found.key, part, "delete" if found.deleted else "update", stamp, found.data, found.group, seq)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.archive import queries
 from sync_orchestrator.core.context import EntityContext
-from sync_orchestrator.core.db.locks import AdvisoryLock, lock
+from sync_orchestrator.core.db.locks import AdvisoryLock, acquire_lock
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.version_guard import Change
@@ -25,7 +25,7 @@ FLAGGED = ": flagged"
 """The end of the cause of the alert for events whose deletions are held back."""
 
 
-def reserve(
+def reserve_deletions(
     connection: Connection, entity: EntityContext, group: str, n: int, reason: Reason, *, allowed: int | None = None
 ) -> str | None:
     """Counts deletions that no delete event asked for, in the transaction that makes them.
@@ -44,10 +44,10 @@ def reserve(
     if not n or (allowed is not None and n <= allowed):
         return None
     caps = entity.settings.validation.deletions
-    lock(connection, AdvisoryLock.DELETION_CAP, entity.name)
+    acquire_lock(connection, AdvisoryLock.DELETION_CAP, entity.name)
     used = run(connection, queries.SUM_DELETIONS, entity=entity.name, group=group, window=caps.window)[0]
     sizes = run(connection, queries.COUNT_LIVE_RECORDS, entity=entity.name, group=group)[0]
-    group_cap = caps.cap(sizes.of_group + used.of_group)
+    group_cap = caps.group_cap(sizes.of_group + used.of_group)
     if used.of_group + n > group_cap:
         return _describe_excess(n, used.of_group, "the business group", group_cap, caps.window)
     entity_cap = caps.entity_cap(sizes.of_entity + used.of_entity)
@@ -70,7 +70,7 @@ def held_back(connection: Connection, entity: EntityContext, changes: Sequence[C
             by_group[alive[change.key, change.part]].append(change)
     held: list[Change] = []
     for group, some in sorted(by_group.items()):
-        if (why := reserve(connection, entity, group, len(some), "flagged")) is not None:
+        if (why := reserve_deletions(connection, entity, group, len(some), "flagged")) is not None:
             held += some
             place = f"{entity.name} {group}"
             alerts.raise_alert(

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.archive import queries
 from sync_orchestrator.core.archive.archived_records import stamp_of
-from sync_orchestrator.core.db.session import force_index_scans, json, run
+from sync_orchestrator.core.db.session import force_index_scans, run, to_jsonb
 from sync_orchestrator.core.ledger.event_claims import wake_waiting_events
 from sync_orchestrator.core.version_guard import Change, RecordState, Rules, Verdict, decide
 
@@ -75,7 +75,7 @@ def merge(
     lost = _insert_records(connection, entity, batch, priority)
     again = []
     if lost:
-        batch.forget(lost)
+        batch.forget_keys(lost)
         again = merge(
             connection, entity, [change for change in changes if change.key in lost], rules, priority=priority
         )
@@ -104,21 +104,21 @@ class _JudgedChanges:
         self.absent = sorted({change.key for change in changes} - states.keys())
         for key in self.absent:
             states[key] = RecordState()
-        self._judge(changes, rules)
+        self._judge_changes(changes, rules)
 
     @property
     def changed(self) -> list[str]:
         """Keys of records that were here and have another revision now, sorted."""
         return sorted(key for key, revision in self._before.items() if self.states[key].revision != revision)
 
-    def forget(self, keys: set[str]) -> None:
+    def forget_keys(self, keys: set[str]) -> None:
         """Takes back what was judged of these keys, which were taken for absent."""
         self.absent = [key for key in self.absent if key not in keys]
         self.arrived -= keys
         self.touched = {place: change for place, change in self.touched.items() if change.key not in keys}
         self.ends = [end for end in self.ends if end[0].key not in keys]
 
-    def _judge(self, changes: Sequence[Change], rules: Rules) -> None:
+    def _judge_changes(self, changes: Sequence[Change], rules: Rules) -> None:
         queue = deque(in_order(changes, rules))
         early: dict[str, list[Change]] = defaultdict(list)
         while queue:
@@ -200,7 +200,7 @@ def _write_parts(connection: Connection, entity: str, changes: Iterable[Change])
             inferred=[row.stamp.inferred for row in rows],
             content_hash=[row.stamp.content_hash for row in rows],
             deleted=[row.deleted for row in rows],
-            data=[json({} if row.deleted else row.data or {}) for row in rows],
+            data=[to_jsonb({} if row.deleted else row.data or {}) for row in rows],
         )
 
 
@@ -210,7 +210,7 @@ def _write_records(connection: Connection, entity: str, batch: _JudgedChanges, p
         _insert_new_groups(connection, entity, batch, keys)
 
 
-def _record_columns(entity: str, batch: _JudgedChanges, keys: Sequence[str]) -> dict[str, Any]:
+def _record_columns(entity: str, batch: _JudgedChanges, keys: Sequence[str]) -> dict[str, object]:
     states = [batch.states[key] for key in keys]
     return {
         "entity": entity,

@@ -17,10 +17,10 @@ from psycopg.types.json import Jsonb
 class Columns(ListDumper):
     """Dumps lists of one plain kind at once, to the text that psycopg would make of them; leaves others to psycopg."""
 
-    def dump(self, obj: list[Any]) -> Buffer | None:
+    def dump(self, obj: list[object]) -> Buffer | None:
         """Returns the list as the text of a Postgres array, or None where psycopg's own dumper returns it."""
         kinds = set(map(type, obj)) - {type(None)}
-        write = _numbers if kinds == {int, float} else _WRITTEN.get(kinds.pop()) if len(kinds) == 1 else None
+        write = _write_numbers if kinds == {int, float} else _WRITTEN.get(kinds.pop()) if len(kinds) == 1 else None
         if write is None:
             return super().dump(obj)
         items = write([item for item in obj if item is not None])
@@ -30,15 +30,15 @@ class Columns(ListDumper):
         return ("{" + ",".join(items) + "}").encode()
 
 
-def _numbers(items: Sequence[Any]) -> list[str]:
+def _write_numbers(items: Sequence[object]) -> list[str]:
     return list(map(repr, items))
 
 
-def _truths(items: Sequence[Any]) -> list[str]:
+def _write_truths(items: Sequence[object]) -> list[str]:
     return ["t" if item else "f" for item in items]
 
 
-def _texts(items: Sequence[str]) -> list[str]:
+def _write_texts(items: Sequence[str]) -> list[str]:
     whole = "\x00".join(items)
     if '"' in whole or "\\" in whole:
         whole = whole.replace("\\", "\\\\").replace('"', '\\"')
@@ -47,24 +47,24 @@ def _texts(items: Sequence[str]) -> list[str]:
     return [f'"{item}"' for item in whole.split("\x00")]
 
 
-def _bytes(items: Sequence[bytes]) -> list[str]:
+def _write_bytes(items: Sequence[bytes]) -> list[str]:
     return [f'"\\\\x{item.hex()}"' for item in items]
 
 
-def _documents(items: Sequence[Jsonb]) -> list[str]:
-    return _texts([_text(item) for item in items])
+def _write_documents(items: Sequence[Jsonb]) -> list[str]:
+    return _write_texts([_write_document(item) for item in items])
 
 
-def _text(item: Jsonb) -> str:
+def _write_document(item: Jsonb) -> str:
     written = (item.dumps or json.dumps)(item.obj)
     return written if isinstance(written, str) else written.decode()
 
 
 _WRITTEN: dict[type, Callable[[Sequence[Any]], list[str]]] = {
-    str: _texts,
-    int: _numbers,
-    float: _numbers,
-    bool: _truths,
-    bytes: _bytes,
-    Jsonb: _documents,
+    str: _write_texts,
+    int: _write_numbers,
+    float: _write_numbers,
+    bool: _write_truths,
+    bytes: _write_bytes,
+    Jsonb: _write_documents,
 }

@@ -70,7 +70,7 @@ def with_settings(url: URL | str, *, named: bool = True) -> URL:
     return url.set(query=query)
 
 
-def arguments(url: URL) -> dict[str, Any]:
+def build_arguments(url: URL) -> dict[str, Any]:
     """The keyword arguments by which psycopg connects to that URL, as SQLAlchemy passes them."""
     from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
@@ -87,7 +87,7 @@ def allow_idle(connection: Any) -> None:
 # Sessions that are no longer usable -------------------------------------------------------------------------------
 
 
-def watch(engine: Engine) -> Engine:
+def watch_engine(engine: Engine) -> Engine:
     """Has an engine, of psycopg 3 or 2, throw away connections whose session is no longer usable.
 
     After such an error the others that were opened before are thrown away too: what happened to the server happened
@@ -95,37 +95,37 @@ def watch(engine: Engine) -> Engine:
     """
     from sqlalchemy import event
 
-    event.listen(engine, "handle_error", _judge)
-    event.listen(engine, "checkin", _leave)
+    event.listen(engine, "handle_error", _judge_error)
+    event.listen(engine, "checkin", _drop_read_only)
     return engine
 
 
-def _judge(context: ExceptionContext) -> None:
-    if context.connection is not None and sqlstate(context.original_exception) in _BROKEN_STATES:
+def _judge_error(context: ExceptionContext) -> None:
+    if context.connection is not None and sqlstate_of(context.original_exception) in _BROKEN_STATES:
         context.is_disconnect = True
 
 
-def _leave(driver: Any, record: Any) -> None:
+def _drop_read_only(driver: Any, record: Any) -> None:
     """A session that began while the database was read-only stays read-only for ever: it is not kept."""
     if driver is not None and (driver.closed or reports_read_only(driver)):
         record.invalidate()
 
 
-def reports_read_only(driver: Any) -> bool:
+def reports_read_only(driver: object) -> bool:
     """Whether the server (from version 14 on) reported this session as one that cannot write. No round trip."""
-    return any(_reported(driver, name) == "on" for name in _REPORTED_READ_ONLY)
+    return any(_read_parameter(driver, name) == "on" for name in _REPORTED_READ_ONLY)
 
 
-def _reported(driver: Any, name: str) -> str | None:
+def _read_parameter(driver: Any, name: str) -> str | None:
     if hasattr(driver, "get_parameter_status"):  # psycopg 2
         value: str | None = driver.get_parameter_status(name)
         return value
     return driver.info.parameter_status(name)  # type: ignore[no-any-return]
 
 
-def sqlstate(error: BaseException | None) -> str | None:
+def sqlstate_of(error: BaseException | None) -> str | None:
     """The SQLSTATE of an error of SQLAlchemy, psycopg 3 or psycopg 2."""
-    error = original(error)
+    error = original_error(error)
     found = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     return found if isinstance(found, str) else None
 
@@ -134,11 +134,11 @@ def lost_session(error: BaseException | None) -> bool:
     """Whether an error is about the session, not about the statement: a fresh session may do what this one cannot."""
     if getattr(error, "connection_invalidated", False):
         return True
-    state = sqlstate(error)
-    return state in _BROKEN_STATES or (state is None and isinstance(original(error), psycopg.OperationalError))
+    state = sqlstate_of(error)
+    return state in _BROKEN_STATES or (state is None and isinstance(original_error(error), psycopg.OperationalError))
 
 
-def original(error: BaseException | None) -> BaseException | None:
+def original_error(error: BaseException | None) -> BaseException | None:
     """The driver's own error, of which SQLAlchemy made its own."""
     found: BaseException | None = getattr(error, "orig", error)
     return found
@@ -157,7 +157,7 @@ def require_own_sessions(engine: Engine) -> None:
     try:
         shared = seems_pooled(engine) and shares_sessions(engine)
     except (DBAPIError, psycopg.Error) as error:
-        if _REFUSED_SETTINGS not in str(error) and sqlstate(error) != _PROTOCOL_VIOLATION:
+        if _REFUSED_SETTINGS not in str(error) and sqlstate_of(error) != _PROTOCOL_VIOLATION:
             raise
         shared = True
     if shared:
@@ -168,7 +168,7 @@ def seems_pooled(engine: Engine) -> bool:
     """Whether something between us and the server hands out sessions: a statement runs elsewhere than announced."""
     with engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
-        return bool(_backend(driver) != driver.info.backend_pid)
+        return bool(_read_backend_pid(driver) != driver.info.backend_pid)
 
 
 def shares_sessions(engine: Engine) -> bool:
@@ -176,17 +176,17 @@ def shares_sessions(engine: Engine) -> bool:
 
     Each of a few transactions is held open while the first connection looks where its statements run.
     """
-    settings = arguments(engine.url)
+    settings = build_arguments(engine.url)
     with ExitStack() as opened:
         one = opened.enter_context(closing(psycopg.connect(**settings, autocommit=True)))
-        home = _backend(one)
+        home = _read_backend_pid(one)
         for _ in range(_LOOKS):
             other = opened.enter_context(closing(psycopg.connect(**settings)))
-            if _backend(other) == home or _backend(one) != home:
+            if _read_backend_pid(other) == home or _read_backend_pid(one) != home:
                 return True
     return False
 
 
-def _backend(connection: psycopg.Connection[Any]) -> int:
+def _read_backend_pid(connection: psycopg.Connection[Any]) -> int:
     row = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
     return 0 if row is None else int(row[0])

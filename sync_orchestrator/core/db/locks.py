@@ -39,7 +39,7 @@ ORDER BY r.entity, r.key FOR UPDATE OF r
 """
 
 
-def lock(connection: Connection, number: AdvisoryLock, subject: str | None = None) -> None:
+def acquire_lock(connection: Connection, number: AdvisoryLock, subject: str | None = None) -> None:
     """Takes an advisory lock, of one subject where one is given, until the end of the caller's transaction."""
     if subject is None:
         run(connection, _LOCK, lock=int(number))

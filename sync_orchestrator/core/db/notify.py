@@ -26,14 +26,14 @@ def notify_work(connection: Connection) -> None:
     run(connection, _NOTIFY_WORK)
 
 
-def listen(engine: Engine, channel: str) -> psycopg.Connection[tuple[object, ...]]:
+def open_listener(engine: Engine, channel: str) -> psycopg.Connection[tuple[object, ...]]:
     """Opens a connection of its own that hears the announcements of a channel.
 
     Raises:
         psycopg.Error: The database cannot be reached.
     """
     connection: psycopg.Connection[tuple[object, ...]] = psycopg.connect(
-        **connections.arguments(engine.url), autocommit=True
+        **connections.build_arguments(engine.url), autocommit=True
     )
     connection.execute(f"LISTEN {channel}")
     return connection

@@ -17,7 +17,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from sync_orchestrator import exact_json
 from sync_orchestrator.core.db import connections
 from sync_orchestrator.core.db.array_dumper import Columns
-from sync_orchestrator.core.db.session_settings import settle
+from sync_orchestrator.core.db.session_settings import apply_settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Row
@@ -31,7 +31,7 @@ _ONE_BY_ONE_IN_ORDER = f"{_ONE_BY_ONE}, set_config('enable_sort', 'off', true)"
 _CONCURRENCY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 
-def connect(url: str, *, pool: int = 10) -> Engine:
+def open_engine(url: str, *, pool: int = 10) -> Engine:
     """An engine on psycopg 3 whose sessions are set up, and thrown away, as ``sessions.py`` says."""
     from sqlalchemy import create_engine, event
 
@@ -43,18 +43,18 @@ def connect(url: str, *, pool: int = 10) -> Engine:
         hide_parameters=True,
         use_native_hstore=False,
     )
-    event.listen(engine, "connect", lambda driver, _: prepare(driver))
-    return connections.watch(engine)
+    event.listen(engine, "connect", lambda driver, _: prepare_session(driver))
+    return connections.watch_engine(engine)
 
 
-def prepare(driver: Any) -> None:
+def prepare_session(driver: Any) -> None:
     """Sets up a new connection of psycopg 3: how values travel, and the settings of its session."""
     driver.adapters.register_dumper(list, Columns)
-    set_json_loads(_loaded, driver)
-    settle(driver)
+    set_json_loads(_load_json, driver)
+    apply_settings(driver)
 
 
-def run(connection: Connection, statement: str, **params: Any) -> Sequence[Row[Any]]:
+def run(connection: Connection, statement: str, **params: object) -> Sequence[Row[Any]]:
     """Runs one statement with ``%(name)s`` parameters and returns its rows (none for a statement without)."""
     result = connection.exec_driver_sql(statement, params)
     return result.all() if result.returns_rows else ()
@@ -69,7 +69,7 @@ def force_index_scans(connection: Connection, *, in_order: bool = False) -> None
     run(connection, _ONE_BY_ONE_IN_ORDER if in_order else _ONE_BY_ONE)
 
 
-def streamed(connection: Connection, statement: str, **params: Any) -> Iterator[list[tuple[Any, ...]]]:
+def stream_rows(connection: Connection, statement: str, **params: object) -> Iterator[list[tuple[Any, ...]]]:
     """Some thousand rows at a time of a statement whose rows need not fit into memory; bytea as bytes."""
     driver: Any = connection.connection.driver_connection
     run(connection, "SET LOCAL cursor_tuple_fraction = 1")  # all of them are wanted, not the first ones soon
@@ -86,7 +86,7 @@ def in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
     Where its session turned out to be unusable before the commit began, it is done once more in a fresh session.
     """
 
-    def attempt() -> T:
+    def run_attempt() -> T:
         try:
             return _in_session(engine, work)
         except _SessionLost:
@@ -94,7 +94,7 @@ def in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
         with engine.begin() as connection:
             return work(connection)
 
-    return _again(attempt)
+    return _again(run_attempt)
 
 
 class _SessionLost(Exception):
@@ -114,9 +114,9 @@ def _in_session(engine: Engine, work: Callable[[Connection], T]) -> T:
             raise
 
 
-def json(value: Any) -> Jsonb | None:
+def to_jsonb(value: object) -> Jsonb | None:
     """A value bound as jsonb; None stays SQL NULL."""
-    return None if value is None else Jsonb(value, dumps=dumped)
+    return None if value is None else Jsonb(value, dumps=dump_json)
 
 
 def as_bytes(value: Any) -> bytes | None:
@@ -124,21 +124,21 @@ def as_bytes(value: Any) -> bytes | None:
     return None if value is None else bytes(value)
 
 
-def dumped(value: Any) -> str | bytes:
+def dump_json(value: object) -> str | bytes:
     """A value as jsonb takes it."""
     try:
         return orjson.dumps(value, default=exact_json.decimal_fragment)
     except TypeError:  # whole numbers of more than 64 bits
-        return exact_json.text(value, ascii_only=True)
+        return exact_json.dump_text(value, ascii_only=True)
 
 
-def _loaded(text: str | bytes) -> Any:
+def _load_json(text: str | bytes) -> Any:
     return exact_json.parse(text.encode() if isinstance(text, str) else text)
 
 
 def lost_to_another(error: BaseException) -> bool:
     """Whether a transaction failed only because of another, so that it is worth doing again."""
-    return isinstance(connections.original(error), _CONCURRENCY)
+    return isinstance(connections.original_error(error), _CONCURRENCY)
 
 
 AGAIN: Any = {

@@ -60,9 +60,9 @@ def add_settings(given: dict[str, Any], *, named: bool = True) -> None:
         given.setdefault(name, str(value))
     if named:
         given.setdefault("application_name", application_name())
-    if len(_hosts(given)) > 1:
+    if len(_list_hosts(given)) > 1:
         given.setdefault("target_session_attrs", "read-write")
-    ours, options = _options(), _one(given.get("options", ""))
+    ours, options = _format_options(), _join_values(given.get("options", ""))
     if not options.startswith(ours):
         given["options"] = f"{ours} {options}".strip()
 
@@ -80,7 +80,7 @@ def application_name() -> str:
     return f"{name[:50]} {os.getpid()}".encode("ascii", "replace").decode()
 
 
-def settle(driver: psycopg.Connection[Any]) -> None:
+def apply_settings(driver: psycopg.Connection[Any]) -> None:
     """Checks a new connection with one round trip; sets what a pooler in session mode did not pass on."""
     before, driver.autocommit = driver.autocommit, True
     try:
@@ -97,18 +97,18 @@ async def settle_async(driver: psycopg.AsyncConnection[Any]) -> None:
         await driver.execute(_APPLY, (list(SERVER_SETTINGS), list(SERVER_SETTINGS.values())))
 
 
-def _must_set(backend: int, row: tuple[Any, ...]) -> bool:
+def _must_set(backend: int, row: tuple[object, ...]) -> bool:
     return bool(row[0] != backend and row[1:] != (SERVER_SETTINGS["jit"], SERVER_SETTINGS["plan_cache_mode"]))
 
 
-def _options() -> str:
+def _format_options() -> str:
     return " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in SERVER_SETTINGS.items())
 
 
-def _hosts(query: dict[str, Any]) -> list[str]:
+def _list_hosts(query: dict[str, Any]) -> list[str]:
     hosts = query.get("host", ())
     return [each for host in ((hosts,) if isinstance(hosts, str) else hosts) for each in host.split(",")]
 
 
-def _one(value: str | tuple[str, ...]) -> str:
+def _join_values(value: str | tuple[str, ...]) -> str:
     return value if isinstance(value, str) else " ".join(value)

@@ -34,7 +34,7 @@ class Activity:
         """Whether no task may begin more work: a request to end counts at once, and its cancellation follows later."""
         return self._is_ended or ending.is_requested
 
-    def end(self) -> None:
+    def end_work(self) -> None:
         """Lets every task finish what it has under way and begin nothing more."""
         self._is_ended = True
         self.wake_all()
@@ -50,11 +50,11 @@ class Activity:
         for event in self._wakes.values():
             event.set()
 
-    def wake(self, name: str) -> None:
+    def wake_task(self, name: str) -> None:
         """Wakes one task, so that it looks at what became of the work that it began."""
         self._wakes[name].set()
 
-    def note_look(self, name: str) -> None:
+    def note_check(self, name: str) -> None:
         """Notes that a task looks for work; the drain goes on until the task knows whether it found any."""
         self._busy.add(name)
 
@@ -68,7 +68,7 @@ class Activity:
         if not self._wakes[name].is_set():
             self._busy.discard(name)
 
-    async def wait(self, name: str, until: float) -> None:
+    async def wait_for_wake(self, name: str, until: float) -> None:
         """Waits until the task is woken, until a monotonic time, or for the longest time that a task may wait."""
         event = self._wakes[name]
         seconds = max(_MIN_WAIT_SECONDS, min(until - time.monotonic(), _MAX_WAIT_SECONDS))
@@ -78,6 +78,6 @@ class Activity:
         event.clear()
 
 
-def time_of_next_look(seconds_until_due: float | None) -> float:
+def time_of_next_check(seconds_until_due: float | None) -> float:
     """Returns the monotonic time at which a task looks for work again; None is for a task that knows of none."""
     return time.monotonic() + (_MAX_WAIT_SECONDS if seconds_until_due is None else seconds_until_due)

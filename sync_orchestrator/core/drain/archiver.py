@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain import event_batch
-from sync_orchestrator.core.drain.activity import time_of_next_look
+from sync_orchestrator.core.drain.activity import time_of_next_check
 from sync_orchestrator.core.ledger.event_claims import release_expired_events, seconds_until_next_event
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Archiver:
             else:
                 self._activity.note_idle(name)
                 due = await asyncio.to_thread(self._seconds_until_due)
-                await self._activity.wait(name, time_of_next_look(due))
+                await self._activity.wait_for_wake(name, time_of_next_check(due))
 
     def _seconds_until_due(self) -> float | None:
         with self._context.engine.begin() as connection:

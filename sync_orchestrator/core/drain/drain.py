@@ -19,14 +19,14 @@ from sync_orchestrator.core.drain.activity import Activity
 from sync_orchestrator.core.drain.archiver import TASKS_PER_ENTITY, Archiver
 from sync_orchestrator.core.drain.presence import Presence, at_work
 from sync_orchestrator.core.drain.pusher import Pusher
-from sync_orchestrator.core.drain.wakeup import listening
+from sync_orchestrator.core.drain.wakeup import listen_for_work
 from sync_orchestrator.core.ledger.event_claims import release_events
 from sync_orchestrator.core.push.settlement import Settled
 from sync_orchestrator.core.shutdown import ended_in_order
 from sync_orchestrator.core.systems.installation import LOOK_INTERVAL_SECONDS
 
 if TYPE_CHECKING:
-    from sync_orchestrator.config import ThirdPartySystem
+    from sync_orchestrator.config import ThirdPartySettings
 
 _HEARTBEAT_INTERVAL_SECONDS = 2.0
 _SUCCESSOR_INTERVAL_SECONDS = 0.5
@@ -113,8 +113,8 @@ async def drain(
         asked_to_end,
     )
     work = _Drain(context, limits, progress, group)
-    with context.holder.beating():
-        return await ended_in_order(work.run(), work.end)
+    with context.holder.keep_heartbeat():
+        return await ended_in_order(work.run(), work.end_work)
 
 
 class _Drain:
@@ -138,29 +138,29 @@ class _Drain:
 
     async def run(self) -> DrainReport:
         """Works until a limit is reached."""
-        await self._look_at_installation(at_most_every=0.0 if self._group is None else LOOK_INTERVAL_SECONDS)
+        await self._check_installation(at_most_every=0.0 if self._group is None else LOOK_INTERVAL_SECONDS)
         try:
-            await self._work()
+            await self._run_tasks()
         finally:
             if self._tokens:
                 with self._context.engine.begin() as connection:
                     release_events(connection, self._tokens)
             if self._presence is not None:
-                self._presence.end()
+                self._presence.remove_heartbeat()
         if self._group is None:
-            await self._look_at_installation(at_most_every=0.0)
+            await self._check_installation(at_most_every=0.0)
         self._report.seconds = time.monotonic() - self._started
         return self._report
 
-    def end(self) -> None:
+    def end_work(self) -> None:
         """Lets calls at third parties come to their end, and begins nothing more. Reading from sources ends at once."""
         for archiving in self._archiving:
             archiving.cancel()
-        self._activity.end()
+        self._activity.end_work()
 
-    def _systems_to_push(self) -> dict[str, ThirdPartySystem]:
+    def _systems_to_push(self) -> dict[str, ThirdPartySettings]:
         if self._group is None:
-            return dict(self._context.systems())
+            return dict(self._context.iterate_systems())
         name = self._context.entities[self._group[0]].system_name
         return {name: self._context.config.third_parties[name]}
 
@@ -174,13 +174,15 @@ class _Drain:
             for number in range(TASKS_PER_ENTITY)
         }
 
-    async def _work(self) -> None:
+    async def _run_tasks(self) -> None:
         activity, report = self._activity, self._report
         archivers = {
             entity: Archiver(self._context, entity, activity, self._tokens, report.add_archived)
             for entity in self._archived.values()
         }
-        hints = listening(self._context.engine, activity.wake_all) if self._limits.linger_seconds else nullcontext()
+        hints = (
+            listen_for_work(self._context.engine, activity.wake_all) if self._limits.linger_seconds else nullcontext()
+        )
         async with hints, asyncio.TaskGroup() as tasks:
             self._archiving = [
                 tasks.create_task(archivers[entity].run(name)) for name, entity in self._archived.items()
@@ -188,20 +190,20 @@ class _Drain:
             for name, system in self._systems.items():
                 pusher = Pusher(self._context, name, system, activity, report.add_pushed, self._group)
                 tasks.create_task(pusher.run())
-            tasks.create_task(self._watch())
+            tasks.create_task(self._watch_limits())
 
-    async def _look_at_installation(self, *, at_most_every: float) -> None:
+    async def _check_installation(self, *, at_most_every: float) -> None:
         """Suspends pushes when the database was restored."""
         if self._context.installation is not None:
-            await asyncio.to_thread(self._context.installation.look, at_most_every=at_most_every)
+            await asyncio.to_thread(self._context.installation.check_if_due, at_most_every=at_most_every)
 
-    async def _watch(self) -> None:
+    async def _watch_limits(self) -> None:
         """Ends the drain at its limits; keeps its heartbeat and reports its progress."""
         linger = self._limits.linger_seconds
         interval = _WATCH_INTERVAL_SECONDS if linger else _WATCH_INTERVAL_WITHOUT_LINGER_SECONDS
         last_beat = 0.0
         if self._presence is not None:
-            await asyncio.to_thread(self._presence.begin)
+            await asyncio.to_thread(self._presence.announce_drain)
         while not self._activity.is_ended:
             is_leaving = self._seconds_overdue() > 0
             if self._is_over(is_leaving=is_leaving):
@@ -209,11 +211,11 @@ class _Drain:
             now = time.monotonic()
             if now - last_beat >= (_SUCCESSOR_INTERVAL_SECONDS if is_leaving else _HEARTBEAT_INTERVAL_SECONDS):
                 last_beat = now
-                await self._beat(is_leaving=is_leaving)
+                await self._record_beat(is_leaving=is_leaving)
                 if is_leaving and await self._is_relieved():
                     break
             await asyncio.sleep(interval)
-        self._activity.end()
+        self._activity.end_work()
 
     def _is_over(self, *, is_leaving: bool) -> bool:
         if self._activity.is_idle_for(self._limits.linger_seconds) or self._limits.is_asked_to_end():
@@ -223,10 +225,10 @@ class _Drain:
     def _seconds_overdue(self) -> float:
         return time.monotonic() - self._started - self._limits.max_seconds
 
-    async def _beat(self, *, is_leaving: bool) -> None:
+    async def _record_beat(self, *, is_leaving: bool) -> None:
         if self._presence is not None:
-            await asyncio.to_thread(self._presence.beat, leaving=is_leaving, events=self._report.events)
-            await self._look_at_installation(at_most_every=LOOK_INTERVAL_SECONDS)
+            await asyncio.to_thread(self._presence.record_beat, leaving=is_leaving, events=self._report.events)
+            await self._check_installation(at_most_every=LOOK_INTERVAL_SECONDS)
         if self._progress is not None:
             self._progress(self._report)
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from sync_orchestrator.core.archive import deletion_caps
-from sync_orchestrator.core.archive.absent_fields import CheckedSource, lacking, refuse_vanished
+from sync_orchestrator.core.archive.absent_fields import CheckedSource, find_lacking, refuse_vanished
 from sync_orchestrator.core.archive.archived_records import read_covered_groups, read_stamps
 from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.archive.read_sequence import next_read_sequence
@@ -93,7 +93,7 @@ async def work_off(
     """
     names = list(entities or context.entities)
 
-    def work(connection: Connection) -> tuple[int, list[EventBatch], Settled]:
+    def process_batch(connection: Connection) -> tuple[int, list[EventBatch], Settled]:
         force_index_scans(connection)
         with alone or nullcontext():
             events = select_due_events(connection, names, most)
@@ -111,7 +111,7 @@ async def work_off(
             batch.merge_received(connection, result)
         return len(events), batches, result
 
-    count, batches, result = await ended_in_order(asyncio.to_thread(in_transaction, context.engine, work))
+    count, batches, result = await ended_in_order(asyncio.to_thread(in_transaction, context.engine, process_batch))
     if batches:
         _merged()
     for batch in batches:
@@ -141,8 +141,8 @@ class EventBatch:
         decisions, changes = _split_decisions(
             self._decider.decide_received(event, vanished.get(event.seq)) for event in self._events.values()
         )
-        decisions += self._merge(connection, changes, {})
-        self._write(connection, decisions, result, held_token=None)
+        decisions += self._merge_changes(connection, changes, {})
+        self._write_decisions(connection, decisions, result, held_token=None)
         self._requests = _of_type(decisions, ReadSource)
         if self._requests:
             claim_events(connection, [request.event.seq for request in self._requests], self._lease)
@@ -174,7 +174,7 @@ class EventBatch:
                 if event.source == part
                 and event.data is not None
                 and event.action != "delete"
-                and lacking(event.data, source.fields)
+                and find_lacking(event.data, source.fields)
             ]
             rows = [PartRead(event.key, event.version, data) for event, data in some]
             checked = refuse_vanished(connection, self._entity.name, part, rows, source.fields) if rows else []
@@ -214,11 +214,11 @@ class EventBatch:
         # A thin event is a request to look: once its source was read, the same notification is a new one (rule 31).
         if looked := [read.event.seq for read in reads if read.event.is_thin and read.failure is None]:
             delete_event_ids(connection, looked)
-        decisions += self._merge(connection, changes, {read.event.seq: read.request for read in reads})
-        self._write(connection, decisions, result, held_token=self._lease.token)
+        decisions += self._merge_changes(connection, changes, {read.event.seq: read.request for read in reads})
+        self._write_decisions(connection, decisions, result, held_token=self._lease.token)
         return _of_type(decisions, ReadSource)
 
-    def _merge(
+    def _merge_changes(
         self, connection: Connection, changes: Sequence[Change], requests: Mapping[int, ReadSource]
     ) -> list[Decision]:
         """Merges changes into the archive; returns what becomes of the events whose numbers they have."""
@@ -238,7 +238,7 @@ class EventBatch:
         decisions += [self._decider.decide_merged(event, merged, request, covered) for event, merged, request in ended]
         return decisions
 
-    def _write(
+    def _write_decisions(
         self, connection: Connection, decisions: Sequence[Decision], result: Settled, *, held_token: int | None
     ) -> None:
         """Writes decisions down. ``held_token``: as in ``event_claims.py``."""

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from sync_orchestrator.core.archive.changes_from_reads import change_of_read
 from sync_orchestrator.core.failure_causes import cause_of
 from sync_orchestrator.core.retry import after_failure
-from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.core.values.names import name_or_none
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp, Verdict, seconds_too_far
 from sync_orchestrator.errors import CallFailed, Failure
-from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.selectors import compile_selector
 
 if TYPE_CHECKING:
-    from sync_orchestrator.config import Retry
+    from sync_orchestrator.config import RetrySettings
     from sync_orchestrator.core.archive.merge import Merged
     from sync_orchestrator.core.context import EntityContext
     from sync_orchestrator.core.ledger.event_rows import Awaiting, DueEvent
@@ -56,7 +56,7 @@ class GroupSelector(Protocol):
         """The text of the expression."""
         ...
 
-    def search(self, value: Any) -> Any:
+    def search(self, value: object) -> Any:
         """Returns what the expression picks from a value."""
         ...
 
@@ -173,7 +173,7 @@ class EventDecider:
     """
 
     rules: Rules
-    retry: Retry
+    retry: RetrySettings
     version_kinds: Mapping[str, Literal["time", "number"]]
     max_ahead_seconds: float
     group: GroupSelector
@@ -188,7 +188,7 @@ class EventDecider:
             entity.retry,
             {name: part.version.kind for name, part in settings.parts.items()},
             settings.max_ahead,
-            compiled(settings.parts[entity.rules.owner].group or "@"),
+            compile_selector(settings.parts[entity.rules.owner].group or "@"),
         )
 
     def decide_received(self, event: DueEvent, vanished: str | None) -> Decision | Merge:
@@ -207,9 +207,11 @@ class EventDecider:
         ):
             return self._request_read(event)
         if vanished is not None:
-            return self._die(event, vanished)
+            return self._fail_permanently(event, vanished)
         if change is None:
-            return self._die(event, f"its source '{event.source}' cannot be read by key: events must carry data")
+            return self._fail_permanently(
+                event, f"its source '{event.source}' cannot be read by key: events must carry data"
+            )
         return Merge((change,))
 
     def decide_read(self, read: SourceRead, stamps: Mapping[tuple[str, str], Stamp]) -> Decision | Merge:
@@ -293,7 +295,7 @@ class EventDecider:
             case Verdict.BEHIND:
                 return self._wait_for_source(event, BEHIND)
             case Verdict.NO_GROUP:
-                return self._die(event, f"no business group at '{self.group.expression}' in the part")
+                return self._fail_permanently(event, f"no business group at '{self.group.expression}' in the part")
             case Verdict.TIE | Verdict.FETCH | Verdict.MISSING:
                 if self.is_missing(event, merged.verdict, request):
                     return self._decide_missing(event, request, covered)
@@ -306,7 +308,7 @@ class EventDecider:
         was_last_resort = request is not None and request.is_last_resort
         if self._is_last_attempt(event) and not was_last_resort:
             return self._request_read(event, is_last_resort=True)
-        return self._fail(event, CallFailed(Failure.TRANSIENT, NO_RECORD), awaiting="record")
+        return self._fail_event(event, CallFailed(Failure.TRANSIENT, NO_RECORD), awaiting="record")
 
     def _is_last_attempt(self, event: DueEvent) -> bool:
         """Returns whether the event would die now, and the owner's source can be read before that."""
@@ -316,10 +318,10 @@ class EventDecider:
     def _decide_unread(self, event: DueEvent, failure: CallFailed) -> Decision:
         """A source that cannot be read now costs no attempts: that says nothing about the event."""
         if failure.kind is Failure.PERMANENT:
-            return self._fail(event, failure)
+            return self._fail_event(event, failure)
         waited = max(0.0, event.now - event.received_at.timestamp())
         if waited >= max(_GIVE_UP_SECONDS, self.rules.lag) + _MAX_PAUSE_SECONDS:
-            return self._die(event, failure.detail)
+            return self._fail_permanently(event, failure.detail)
         pause = min(_MAX_PAUSE_SECONDS, max(self.retry.first_wait, waited))
         return Wait(
             event,
@@ -343,14 +345,14 @@ class EventDecider:
         """
         elapsed, lag, first_wait = _contradicted_seconds(event), self.rules.lag, self.retry.first_wait
         if elapsed >= max(_GIVE_UP_SECONDS, lag):
-            return self._die(event, reason)
+            return self._fail_permanently(event, reason)
         pause = min(_MAX_PAUSE_SECONDS, max(first_wait, elapsed))
         if elapsed < lag:
             pause = min(pause, max(first_wait, min(_MAX_LAG_PAUSE_SECONDS, lag - elapsed)))
         is_overdue = elapsed >= lag and not event.ask_source
         return Wait(event, reason, pause, event.attempts, "source", True, reason if is_overdue else None)
 
-    def _fail(self, event: DueEvent, failure: CallFailed, *, awaiting: Awaiting | None = None) -> Wait | Die:
+    def _fail_event(self, event: DueEvent, failure: CallFailed, *, awaiting: Awaiting | None = None) -> Wait | Die:
         after = after_failure(
             self.retry, event.attempts, failure.kind, retry_after=failure.retry_after, draw=self.draw()
         )
@@ -358,8 +360,8 @@ class EventDecider:
             return Die(event, failure.detail, after.attempts, cause_of(failure, event.key), awaiting)
         return Wait(event, failure.detail, after.wait, after.attempts, awaiting)
 
-    def _die(self, event: DueEvent, reason: str) -> Wait | Die:
-        return self._fail(event, CallFailed(Failure.PERMANENT, reason))
+    def _fail_permanently(self, event: DueEvent, reason: str) -> Wait | Die:
+        return self._fail_event(event, CallFailed(Failure.PERMANENT, reason))
 
     def _request_read(self, event: DueEvent, *, is_last_resort: bool = False) -> ReadSource:
         is_owner_read = event.ask_source or is_last_resort or self.rules.on_missing == "fetch"
@@ -374,7 +376,7 @@ class EventDecider:
         return change.part == self.rules.owner and not change.deleted and change.group is None
 
     def _change_of_event(self, event: DueEvent) -> Change:
-        content = TOMBSTONE_HASH if event.action == "delete" else digest(event.data)
+        content = TOMBSTONE_HASH if event.action == "delete" else compute_digest(event.data)
         group = event.group
         if event.source == self.rules.owner and event.data:
             group = name_or_none(self.group.search(event.data)) or group

@@ -31,16 +31,16 @@ class Presence:
         self._engine = engine
         self._name = f"drain {uuid4().hex[:12]}"
 
-    def begin(self) -> None:
+    def announce_drain(self) -> None:
         """Records the first heartbeat, and deletes those of drains that ended without a word."""
         with self._engine.begin() as connection:
             delete_gone_drains(connection)
-        self.beat()
+        self.record_beat()
 
-    def beat(self, *, leaving: bool = False, events: int = 0) -> None:
+    def record_beat(self, *, leaving: bool = False, events: int = 0) -> None:
         """Records a heartbeat."""
         record_heartbeat(self._engine, self._name, {"leaving": leaving, "events": events})
 
-    def end(self) -> None:
+    def remove_heartbeat(self) -> None:
         """Removes the heartbeat of a drain that ends in good order."""
         end_heartbeat(self._engine, self._name)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sync_orchestrator.config import ThirdPartySystem
+    from sync_orchestrator.config import ThirdPartySettings
     from sync_orchestrator.core.context import Context
 
 MAX_RECORDS_AHEAD = 1000
@@ -20,7 +20,7 @@ _MIN_RATE_SECONDS = 0.05
 class PushPace:
     """The pace of one pusher: ``Config.records_at_once``, or less where the third party does not answer that many."""
 
-    def __init__(self, context: Context, name: str, system: ThirdPartySystem) -> None:
+    def __init__(self, context: Context, name: str, system: ThirdPartySettings) -> None:
         self._limit = context.call_limits.get(name)
         self._batch = context.config.largest_batch(name)
         self._max_at_once = context.config.records_at_once(name)
@@ -30,12 +30,12 @@ class PushPace:
         self._measured = 0, time.monotonic()
 
     @asynccontextmanager
-    async def registered(self) -> AsyncIterator[None]:
+    async def register_pusher(self) -> AsyncIterator[None]:
         """Counts as one of the pushers that share the limit of the third party, until the block is left."""
         if self._limit is None:
             yield
             return
-        await self._limit.look()
+        await self._limit.refresh_limit()
         self._limit.pushers += 1
         try:
             yield
@@ -47,7 +47,7 @@ class PushPace:
         """How many pushes to have under way."""
         if self._limit is None:
             return self._max_at_once
-        return self._limit.records(self._batch, self._max_at_once)
+        return self._limit.limit_records(self._batch, self._max_at_once)
 
     @property
     def max_unsettled(self) -> int:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.drain.activity import time_of_next_look
+from sync_orchestrator.core.drain.activity import time_of_next_check
 from sync_orchestrator.core.drain.push_pace import PushPace
 from sync_orchestrator.core.drain.record_claimer import ClaimResult, RecordClaimer
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.push.account_check import ASK_AGAIN_SECONDS, ASK_INTERVAL_SECONDS, is_same_account
-from sync_orchestrator.core.push.attempt import push
-from sync_orchestrator.core.push.claims import Claim, release_claims
+from sync_orchestrator.core.push.attempt import push_record
+from sync_orchestrator.core.push.claims import PushClaim, release_claims
 from sync_orchestrator.core.push.result import Pushed
-from sync_orchestrator.core.push.settlement import Settled, settle
+from sync_orchestrator.core.push.settlement import Settled, settle_pushes
 from sync_orchestrator.core.push.stray_copies import take_back
 from sync_orchestrator.core.systems.suspension import suspension_of
 from sync_orchestrator.errors import CallFailed
@@ -27,7 +27,7 @@ from sync_orchestrator.errors import CallFailed
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from sync_orchestrator.config import ThirdPartySystem
+    from sync_orchestrator.config import ThirdPartySettings
     from sync_orchestrator.core.context import Context
     from sync_orchestrator.core.drain.activity import Activity
 
@@ -58,7 +58,7 @@ class Pusher:
         self,
         context: Context,
         name: str,
-        system: ThirdPartySystem,
+        system: ThirdPartySettings,
         activity: Activity,
         report: Callable[[int, Settled], None],
         group: tuple[str, str] | None = None,
@@ -71,7 +71,7 @@ class Pusher:
         self._pace = PushPace(context, name, system)
         self._claimer = RecordClaimer(context, name, system, group)
         self._account_interval_seconds = ASK_AGAIN_SECONDS if group else 0.0  # a drain asks before its first push
-        self._claimed: deque[Claim] = deque()
+        self._claimed: deque[PushClaim] = deque()
         self._pushing_count = 0
         self._pushed: list[Pushed] = []
         self._is_claiming = False
@@ -82,7 +82,7 @@ class Pusher:
 
     async def run(self) -> None:
         """Works until the activity ends, and what is under way with it."""
-        async with self._pace.registered(), asyncio.TaskGroup() as tasks:
+        async with self._pace.register_pusher(), asyncio.TaskGroup() as tasks:
             while True:
                 self._begin_claim(tasks)
                 self._begin_pushes(tasks)
@@ -92,12 +92,12 @@ class Pusher:
                 if self._is_working:
                     self._activity.note_work(self._name)
                 elif self._is_claiming:
-                    self._activity.note_look(self._name)
+                    self._activity.note_check(self._name)
                 elif self._activity.is_ended:
                     break
                 elif self._news_seen == self._activity.news_count:
                     self._activity.note_idle(self._name)
-                await self._activity.wait(self._name, self._look_at)
+                await self._activity.wait_for_wake(self._name, self._look_at)
             await self._release_claimed()
 
     @property
@@ -114,21 +114,21 @@ class Pusher:
             and not self._activity.is_ended
         ):
             self._pushing_count += 1
-            tasks.create_task(self._push(self._claimed.popleft()))
+            tasks.create_task(self._push_record(self._claimed.popleft()))
 
-    async def _push(self, claimed: Claim) -> None:
-        pushed = await push(self._context.entities[claimed.entity], claimed)
+    async def _push_record(self, claimed: PushClaim) -> None:
+        pushed = await push_record(self._context.entities[claimed.entity], claimed)
         self._pushing_count -= 1
         if not self._pushed:
             self._is_gathered = False
             asyncio.get_running_loop().call_later(_GATHER_SECONDS, self._note_gathered)
         self._pushed.append(pushed)
         if self._claimed or not self._pushing_count or len(self._pushed) >= self._pace.at_once:
-            self._activity.wake(self._name)
+            self._activity.wake_task(self._name)
 
     def _note_gathered(self) -> None:
         self._is_gathered = True
-        self._activity.wake(self._name)
+        self._activity.wake_task(self._name)
 
     def _begin_claim(self, tasks: asyncio.TaskGroup) -> None:
         if self._is_claiming or self._activity.is_ended or len(self._claimed) >= self._pace.at_once:
@@ -137,19 +137,19 @@ class Pusher:
             return
         self._is_claiming = True
         self._news_seen = self._activity.news_count
-        tasks.create_task(self._claim())
+        tasks.create_task(self._claim_records())
 
-    async def _claim(self) -> None:
+    async def _claim_records(self) -> None:
         found = await asyncio.to_thread(in_transaction, self._context.engine, self._claim_in)
         if found.claims:
             _claimed()
             if await self._is_same_account():
                 self._claimed += found.claims
             else:
-                await self._release(found.claims)
-        self._look_at = time_of_next_look(found.seconds_until_due)
+                await self._release_claims(found.claims)
+        self._look_at = time_of_next_check(found.seconds_until_due)
         self._is_claiming = False
-        self._activity.wake(self._name)
+        self._activity.wake_task(self._name)
 
     def _claim_in(self, connection: Connection) -> ClaimResult:
         is_busy = bool(self._pushing_count or self._claimed or self._pushed or self._is_settling)
@@ -171,18 +171,18 @@ class Pusher:
         if self._pushed and is_enough and not self._is_settling:
             self._is_settling = True
             pushed, self._pushed = self._pushed, []
-            tasks.create_task(self._settle(pushed))
+            tasks.create_task(self._settle_pushes(pushed))
 
-    async def _settle(self, pushed: Sequence[Pushed]) -> None:
+    async def _settle_pushes(self, pushed: Sequence[Pushed]) -> None:
         _before_settle()
 
-        def work(connection: Connection) -> tuple[Settled, bool]:
-            settled = settle(connection, self._name, self._system, self._context.entities, pushed)
+        def settle_and_check(connection: Connection) -> tuple[Settled, bool]:
+            settled = settle_pushes(connection, self._name, self._system, self._context.entities, pushed)
             suspended = suspension_of(connection, self._name) is not None
             _before_settle_commit()
             return settled, suspended
 
-        settled, suspended = await asyncio.to_thread(in_transaction, self._context.engine, work)
+        settled, suspended = await asyncio.to_thread(in_transaction, self._context.engine, settle_and_check)
         if suspended:
             await self._release_claimed()
         _settled()
@@ -192,7 +192,7 @@ class Pusher:
         self._report(calls, settled)
         self._is_settling = False
         self._news_seen = _NEVER_LOOKED  # what was settled may be due again, and a claim may not know of it
-        self._activity.wake(self._name)
+        self._activity.wake_task(self._name)
 
     async def _remove_duplicates(self, settled: Settled) -> None:
         """Removes what creates made whose claim had gone to another drain before they ended."""
@@ -205,9 +205,9 @@ class Pusher:
     async def _release_claimed(self) -> None:
         claims = list(self._claimed)
         self._claimed.clear()
-        await self._release(claims)
+        await self._release_claims(claims)
 
-    async def _release(self, claims: Collection[Claim]) -> None:
+    async def _release_claims(self, claims: Collection[PushClaim]) -> None:
         if claims:
             await asyncio.to_thread(
                 in_transaction, self._context.engine, lambda connection: release_claims(connection, claims)

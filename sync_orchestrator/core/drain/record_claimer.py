@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.push.claims import FIRST_PLACE, Claim, claim, claim_in_turn, next_due
-from sync_orchestrator.core.systems.breaker import gate
+from sync_orchestrator.core.push.claims import FIRST_PLACE, PushClaim, claim_due_records, claim_in_turn, next_due
+from sync_orchestrator.core.systems.breaker import check_gate
 from sync_orchestrator.core.systems.pauses import list_paused_entities
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from sync_orchestrator.config import ThirdPartySystem
+    from sync_orchestrator.config import ThirdPartySettings
     from sync_orchestrator.core.context import Context
 
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ClaimResult:
     """Claimed records, and in how many seconds to look again; None where no due time is known."""
 
-    claims: Sequence[Claim] = ()
+    claims: Sequence[PushClaim] = ()
     seconds_until_due: float | None = None
 
 
@@ -33,7 +33,7 @@ class RecordClaimer:
     """
 
     def __init__(
-        self, context: Context, name: str, system: ThirdPartySystem, group: tuple[str, str] | None = None
+        self, context: Context, name: str, system: ThirdPartySettings, group: tuple[str, str] | None = None
     ) -> None:
         self._context = context
         self._name = name
@@ -51,7 +51,7 @@ class RecordClaimer:
             most: The largest number of records.
             is_busy: Whether pushes are under way already. A probe, which a breaker allows, is a push of its own.
         """
-        state = gate(connection, self._name, self._system)
+        state = check_gate(connection, self._name, self._system)
         paused = list_paused_entities(connection)
         entities = [
             entity.name
@@ -62,11 +62,13 @@ class RecordClaimer:
             return ClaimResult(seconds_until_due=state.wait)
         if not entities or (state.probe and is_busy):
             return ClaimResult()
-        if claims := self._claim(connection, entities, most, probe=state.probe):
+        if claims := self._claim_records(connection, entities, most, probe=state.probe):
             return ClaimResult(claims, 0.0)
         return ClaimResult(seconds_until_due=next_due(connection, entities, self._group))
 
-    def _claim(self, connection: Connection, entities: Sequence[str], most: int, *, probe: bool) -> list[Claim]:
+    def _claim_records(
+        self, connection: Connection, entities: Sequence[str], most: int, *, probe: bool
+    ) -> list[PushClaim]:
         lease, in_flight_window = self._context.config.limits.lease, self._system.in_flight_seconds
         hold, timeout = self._context.holder.hold, self._system.timeout
         if self._takes_turns and self._group is None and not probe:
@@ -82,7 +84,7 @@ class RecordClaimer:
                 timeout=timeout,
             )
             return claims
-        claims = claim(
+        claims = claim_due_records(
             connection,
             entities,
             most=most,

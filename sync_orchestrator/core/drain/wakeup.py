@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
 from sync_orchestrator.core.db.fragments import HOLDER_IS_GONE, claim_is_free
-from sync_orchestrator.core.db.notify import listen
+from sync_orchestrator.core.db.notify import open_listener
 from sync_orchestrator.core.db.session import run
 
 CHANNEL = "sync_work"
@@ -41,12 +41,12 @@ SELECT EXISTS (SELECT FROM sync.events WHERE revision IS NULL AND state IN ('pen
 _RECONNECT_SECONDS = 1.0
 
 
-def _listen(engine: Engine) -> psycopg.Connection[tuple[object, ...]]:
-    return listen(engine, CHANNEL)
+def _open_listener(engine: Engine) -> psycopg.Connection[tuple[object, ...]]:
+    return open_listener(engine, CHANNEL)
 
 
 @asynccontextmanager
-async def listening(engine: Engine, wake: Callable[[], None]) -> AsyncIterator[None]:
+async def listen_for_work(engine: Engine, wake: Callable[[], None]) -> AsyncIterator[None]:
     """Calls ``wake`` in the event loop whenever work is announced, until the block is left.
 
     A lost session is replaced, as often as it takes: only hints are lost with it.
@@ -54,15 +54,15 @@ async def listening(engine: Engine, wake: Callable[[], None]) -> AsyncIterator[N
     loop = asyncio.get_running_loop()
     stop = threading.Event()
 
-    def hear() -> None:
+    def hear_notifications() -> None:
         while not stop.is_set():
-            with suppress(psycopg.Error), _listen(engine) as connection:
+            with suppress(psycopg.Error), _open_listener(engine) as connection:
                 while not stop.is_set():
                     for _ in connection.notifies(timeout=0.25, stop_after=1):
                         loop.call_soon_threadsafe(wake)
             stop.wait(_RECONNECT_SECONDS)
 
-    thread = threading.Thread(target=hear, name="listen", daemon=True)
+    thread = threading.Thread(target=hear_notifications, name="listen", daemon=True)
     thread.start()
     try:
         yield
@@ -82,7 +82,7 @@ def wait_for_work(engine: Engine, systems: dict[str, str], seconds: float) -> bo
         while True:
             if listener is None:
                 with suppress(psycopg.Error):
-                    listener = opened.enter_context(_listen(engine))
+                    listener = opened.enter_context(_open_listener(engine))
             if is_due(engine, systems):
                 return True
             left = min(1.0, ends - time.monotonic())

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.archive.deletion_caps import Reason, alive_groups, reserve
+from sync_orchestrator.core.archive.deletion_caps import Reason, alive_groups, reserve_deletions
 from sync_orchestrator.core.archive.merge import BACKFILL, merge, without_held
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
@@ -91,10 +91,10 @@ class Fill:
         self._behind: list[str] = []
         self.report = FillReport(entity.name, lease.group, problems=self._reads.problems)
 
-    async def stream(self) -> None:
+    async def stream_pages(self) -> None:
         """Streams the owner's pages with the other parts of the same keys, and merges page by page."""
-        cursor = await asyncio.to_thread(in_transaction, self._context.engine, self._begin)
-        async with aclosing(read_ahead(self._pages(cursor))) as pages:  # type: ignore[type-var]
+        cursor = await asyncio.to_thread(in_transaction, self._context.engine, self._begin_sync)
+        async with aclosing(read_ahead(self._read_pages(cursor))) as pages:  # type: ignore[type-var]
             async for page in pages:
                 _page_read()
                 known = self.report.changed
@@ -107,15 +107,15 @@ class Fill:
                     self._progress("changed", self.report.changed)
         await self._merge_parts_by_group()
 
-    async def _pages(self, cursor: str | None) -> AsyncGenerator[_Page, None]:
+    async def _read_pages(self, cursor: str | None) -> AsyncGenerator[_Page, None]:
         number = await self._reads.read_sequence()
         async with aclosing(self._entity.owner.pages(self._lease.group, cursor)) as pages:  # type: ignore[type-var]
             async for rows, position in pages:
-                yield rows, position, await self._reads.others(rows), number
+                yield rows, position, await self._reads.read_others(rows), number
                 number = await self._reads.read_sequence()
 
-    def _begin(self, connection: Connection) -> str | None:
-        self._reads.begin(connection)
+    def _begin_sync(self, connection: Connection) -> str | None:
+        self._reads.load_epochs(connection)
         found = self._lease.found
         can_resume = found.sync_phase == "list" and found.is_sync_recent and self._entity.owner.keyset_listing
         if can_resume and found.sync_id is not None and found.sync_cursor is not None:
@@ -123,19 +123,19 @@ class Fill:
             self.report.listed = found.sync_listed
             self.report.resumed = True
             return found.sync_cursor
-        self._sync_id = self._lease.fenced(connection, queries.BEGIN_FULL_SYNC).sync_id
+        self._sync_id = self._lease.run_fenced(connection, queries.BEGIN_FULL_SYNC).sync_id
         return None
 
     def _merge_page(self, connection: Connection, *, page: _Page) -> None:
         rows, position, others, number = page
         owner = self._entity.rules.owner
-        changes = self._reads.changes(rows, owner, number)
+        changes = self._reads.build_changes(rows, owner, number)
         for part, found in others.items():
-            changes += self._reads.changes(found, part, number)
+            changes += self._reads.build_changes(found, part, number)
             self._note_listed(connection, part, found)
-        self._merge(connection, self._set_flagged_aside(connection, changes))
+        self._merge_changes(connection, self._set_flagged_aside(connection, changes))
         resumable = position is not None and text_problem(position) is None and not self._flagged
-        done = self._lease.fenced(
+        done = self._lease.run_fenced(
             connection,
             queries.NOTE_PAGE_DONE,
             sync_id=self._sync_id,
@@ -163,7 +163,7 @@ class Fill:
         keys = [row.key for row in rows if text_problem(row.key) is None]
         return len(run(connection, queries.INSERT_LISTED_KEYS, sync_id=self._sync_id, part=part, keys=keys))
 
-    def _merge(self, connection: Connection, changes: Sequence[Change]) -> int:
+    def _merge_changes(self, connection: Connection, changes: Sequence[Change]) -> int:
         news = without_held(connection, self._entity.name, changes) if self._lease.filled_before else changes
         merged = merge(connection, self._entity.name, news, self._entity.rules, priority=BACKFILL)
         accepted = {end.change.key for end in merged if end.verdict in (Verdict.ACCEPTED, Verdict.KEPT)}
@@ -185,10 +185,12 @@ class Fill:
                     number = await self._reads.read_sequence()
 
     def _merge_listed(self, connection: Connection, *, part: str, rows: Sequence[PartRead], number: int) -> None:
-        self._merge(connection, self._set_flagged_aside(connection, self._reads.changes(rows, part, number)))
+        self._merge_changes(
+            connection, self._set_flagged_aside(connection, self._reads.build_changes(rows, part, number))
+        )
         self._note_listed(connection, part, rows)
 
-    async def delete(self, allowed: int | None) -> None:
+    async def delete_missing(self, allowed: int | None) -> None:
         """Makes tombstones of what the sources no longer have: proven, capped, confirmed by key."""
         unlisted, size = await asyncio.to_thread(in_transaction, self._context.engine, self._find_unlisted)
         owner = self._entity.rules.owner
@@ -202,7 +204,7 @@ class Fill:
         for part in parts:
             await self._delete_confirmed(part, unlisted.get(part, []), size, allowed)
         self.report.ungrouped = await report_ungrouped(self._context, self._entity)
-        await asyncio.to_thread(in_transaction, self._context.engine, self._finish)
+        await asyncio.to_thread(in_transaction, self._context.engine, self._finish_listing)
 
     def _find_unlisted(self, connection: Connection) -> tuple[dict[str, list[Any]], int]:
         """What is here and was not listed, by part, the owner's first; and how many records the group has."""
@@ -222,7 +224,7 @@ class Fill:
         found = [row for row in rows if row.part == owner or row.key not in flagged]
         return {part: list(some) for part, some in groupby(found, key=lambda row: row.part)}, size
 
-    def _finish(self, connection: Connection) -> None:
+    def _finish_listing(self, connection: Connection) -> None:
         self.report.unusable = self._reads.unusable
         self.report.behind = len(self._behind)
         run(connection, queries.DELETE_LISTED_KEYS, sync_id=self._sync_id)
@@ -256,7 +258,7 @@ class Fill:
             return
         with self._context.engine.begin() as connection:
             listed = run(connection, queries.COUNT_LISTED_KEYS, sync_id=self._sync_id, part=part)[0].n
-        if held := await self._reads.incomplete(part, listed, unlisted):
+        if held := await self._reads.incomplete_reason(part, listed, unlisted):
             self._hold_deletions(held, [])
 
     def _hold_deletions(self, reason: str, examples: Sequence[str]) -> None:
@@ -272,19 +274,19 @@ class Fill:
         )
 
     async def _delete_confirmed(self, part: str, unlisted: Sequence[Any], size: int, allowed: int | None) -> None:
-        changes, here = await self._reads.confirm(
+        changes, here = await self._reads.confirm_unlisted(
             part, [(row.key, row.epoch, row.version) for row in unlisted], self._sync_id
         )
         gone = [change for change in changes if change.stamp.inferred and change.stamp.read_sequence == self._sync_id]
         inferred = [change for change in changes if change.stamp.inferred and change not in gone]
         flagged = [*self._flagged[part], *inferred]
-        if held := self._reads.outage(part, await self._count_listed(part), len(gone), size, allowed):
+        if held := self._reads.outage_reason(part, await self._count_listed(part), len(gone), size, allowed):
             self._hold_deletions(held, [change.key for change in gone[:EXAMPLES]])
 
-        def work(connection: Connection) -> None:
+        def merge_deletions(connection: Connection) -> None:
             self._lease.renew_within(connection)
             for some, reason in _by_reason(gone, flagged):
-                why = reserve(connection, self._entity, self._lease.group, len(some), reason, allowed=allowed)
+                why = reserve_deletions(connection, self._entity, self._lease.group, len(some), reason, allowed=allowed)
                 if why is not None:
                     raise DeletionsHeld(why)
             merged = merge(
@@ -299,15 +301,15 @@ class Fill:
             _before_deletions_commit()
 
         try:
-            await asyncio.to_thread(in_transaction, self._context.engine, work)
+            await asyncio.to_thread(in_transaction, self._context.engine, merge_deletions)
         except DeletionsHeld as held_back:
             self._hold_deletions(str(held_back), [change.key for change in [*gone, *flagged][:EXAMPLES]])
 
     async def _count_listed(self, part: str) -> int:
-        def count(connection: Connection) -> int:
+        def count_keys(connection: Connection) -> int:
             return int(run(connection, queries.COUNT_LISTED_KEYS, sync_id=self._sync_id, part=part)[0].n)
 
-        return await asyncio.to_thread(in_transaction, self._context.engine, count)
+        return await asyncio.to_thread(in_transaction, self._context.engine, count_keys)
 
 
 def _by_reason(unlisted: Sequence[Change], flagged: Sequence[Change]) -> tuple[tuple[Sequence[Change], Reason], ...]:
@@ -322,7 +324,7 @@ async def report_ungrouped(context: Context, entity: EntityContext) -> int:
         return 0
     cause = f"{entity.name}: without a business group"
 
-    def report(connection: Connection) -> int:
+    def write_alert(connection: Connection) -> int:
         if found is None or not found.count:
             alerts.resolve_alert(connection, "invalid_source_records", cause)
             return 0
@@ -337,4 +339,4 @@ async def report_ungrouped(context: Context, entity: EntityContext) -> int:
         )
         return found.count
 
-    return await asyncio.to_thread(in_transaction, context.engine, report)
+    return await asyncio.to_thread(in_transaction, context.engine, write_alert)

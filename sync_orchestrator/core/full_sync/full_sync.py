@@ -13,15 +13,15 @@ from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.full_sync.fill import Fill, FillReport, Progress
-from sync_orchestrator.core.full_sync.push_group import PushBeside, StepReport, complete, push_group
-from sync_orchestrator.core.groups.lease import GroupLease, leased
+from sync_orchestrator.core.full_sync.push_group import PushBeside, StepReport, complete_full_sync, push_group
+from sync_orchestrator.core.groups.lease import GroupLease, lease_group
 
 _filled = CrashPoint("full_sync.filled")
 _pushed = CrashPoint("full_sync.pushed")
 _completed = CrashPoint("full_sync.completed")
 
 
-async def fill(
+async def fill_archive(
     context: Context,
     entity: EntityContext,
     group: str,
@@ -34,10 +34,10 @@ async def fill(
     ``allow_deletions`` raises the cap for this time. Goes on where an interrupted one stopped, if the listing allows.
     Raises GroupBusy, DeletionsHeld, CallFailed.
     """
-    async with leased(context, entity.name, group) as lease:
+    async with lease_group(context, entity.name, group) as lease:
         work = Fill(context, entity, lease, progress)
-        await work.stream()
-        await work.delete(allow_deletions)
+        await work.stream_pages()
+        await work.delete_missing(allow_deletions)
     _filled()
     return work.report
 
@@ -55,7 +55,7 @@ async def bring_in_sync(
     Waits for retries up to ``patience`` seconds; what is open after that is left to the drain. Raises GroupBusy.
     """
     report = StepReport(entity.name, group)
-    async with leased(context, entity.name, group) as lease:
+    async with lease_group(context, entity.name, group) as lease:
         await _bring_in_sync(context, lease, report, patience, progress)
     return report
 
@@ -75,14 +75,14 @@ async def full_sync(
     Calls ``filled`` as soon as the archive is. Raises GroupBusy, DeletionsHeld, CallFailed.
     """
     report = StepReport(entity.name, group)
-    async with leased(context, entity.name, group) as lease:
+    async with lease_group(context, entity.name, group) as lease:
         beside = PushBeside(context, report, progress)
-        work = Fill(context, entity, lease, progress, beside.wake)
+        work = Fill(context, entity, lease, progress, beside.request_push)
         try:
-            await work.stream()
-            await work.delete(allow_deletions)
+            await work.stream_pages()
+            await work.delete_missing(allow_deletions)
         except asyncio.CancelledError:
-            await beside.cancel()
+            await beside.cancel_push()
             raise
         except BaseException:
             await beside.break_off()
@@ -98,10 +98,12 @@ async def _bring_in_sync(
     context: Context, lease: GroupLease, report: StepReport, patience: float | None, progress: Progress | None
 ) -> None:
     ends = asyncio.get_running_loop().time() + (context.config.limits.drain_seconds if patience is None else patience)
-    await lease.phase("push")
+    await lease.note_phase("push")
     await push_group(context, report, ends, progress)
     _pushed()
-    tried, report.redriven = await asyncio.to_thread(in_transaction, context.engine, lambda c: complete(c, lease))
+    tried, report.redriven = await asyncio.to_thread(
+        in_transaction, context.engine, lambda c: complete_full_sync(c, lease)
+    )
     _completed()
     if tried:
         await push_group(context, report, ends, progress)

@@ -59,14 +59,14 @@ async def plan_group(
     progress = progress or (lambda phase, count: None)
     draft = PlanDraft(entity, group)
     archive = PlannedArchive(context.engine, entity, group, draft, allow_deletions)
-    await asyncio.to_thread(archive.begin)
+    await asyncio.to_thread(archive.begin_reading)
     try:
-        await archive.read(progress)
-        await archive.delete()
+        await archive.read_sources(progress)
+        await archive.find_deletions()
     except CallFailed as failure:
-        raise CannotPlan(f"its sources cannot be read: {failure.named()}") from None
+        raise CannotPlan(f"its sources cannot be read: {failure.describe_with_system()}") from None
     try:
-        await PlannedPushes(context.engine, entity, group, draft, archive.records).compare(progress)
+        await PlannedPushes(context.engine, entity, group, draft, archive.records).compare_group(progress)
     except CallFailed as failure:
         raise CannotPlan(f"the third party '{entity.system_name}' cannot be read: {failure}") from None
-    return draft.finish(unusable=archive.reads.unusable, problems=archive.reads.problems)
+    return draft.build_plan(unusable=archive.reads.unusable, problems=archive.reads.problems)

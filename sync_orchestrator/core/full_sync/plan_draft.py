@@ -10,7 +10,7 @@ from typing import Any
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.full_sync.source_listing import EXAMPLES
 from sync_orchestrator.core.ports import Found
-from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.values.mapping import compute_digest
 
 COUNTS = {
     "create": "made at the third party",
@@ -85,18 +85,18 @@ class PlanDraft:
         """Whether deletions are held back."""
         return "over_cap" in self._counts
 
-    def count(self, name: str, n: int = 1) -> None:
+    def add_count(self, name: str, n: int = 1) -> None:
         """Adds to one of COUNTS."""
         self._counts[name] += n
 
-    def hold(self, reason: str, keys: Sequence[str]) -> None:
+    def hold_deletions(self, reason: str, keys: Sequence[str]) -> None:
         """Notes that deletions are held back."""
         self._notes.append(f"deletions are held: {reason}")
         for key in keys:
             self._counts["over_cap"] += 1
             self._actions.append(["over_cap", key])
 
-    def act(self, action: str, key: str, *, ours: bytes | None = None, theirs: Found | None = None) -> None:
+    def add_action(self, action: str, key: str, *, ours: bytes | None = None, theirs: Found | None = None) -> None:
         """Counts an action on a record. It distinguishes this plan from others, with the digests of both sides."""
         shown = None if theirs is None else self._entity.mapping.digest_of_theirs(theirs.fields)
         self._counts[action] += 1
@@ -106,25 +106,25 @@ class PlanDraft:
         """Whether there are too few samples of an action yet."""
         return len(self._samples[action]) < _MAX_SAMPLES
 
-    def sample(
+    def add_sample(
         self,
         action: str,
         key: str,
-        ours: dict[str, Any],
+        ours: dict[str, object],
         theirs: Found | None,
-        place_differences: Sequence[dict[str, Any]] = (),
+        place_differences: Sequence[dict[str, object]] = (),
     ) -> None:
         """Adds a sample, unless there are enough of the action."""
         if self.wants_sample(action):
-            rows = self._entity.mapping.differences(ours, {} if theirs is None else theirs.fields)
+            rows = self._entity.mapping.list_differences(ours, {} if theirs is None else theirs.fields)
             self._samples[action].append(Sample(key, action, [*place_differences, *rows][:_MAX_FIELDS]))
 
-    def note(self, note: str) -> None:
+    def add_note(self, note: str) -> None:
         """Adds what a person should know, unless there are enough notes."""
         if len(self._notes) < EXAMPLES:
             self._notes.append(note)
 
-    def finish(self, *, unusable: int, problems: Sequence[str]) -> GroupPlan:
+    def build_plan(self, *, unusable: int, problems: Sequence[str]) -> GroupPlan:
         """Returns the plan.
 
         Args:
@@ -134,9 +134,9 @@ class PlanDraft:
         if unusable:
             self._counts["unusable"] = unusable
         for problem in problems:
-            self.note(problem)
+            self.add_note(problem)
         if "duplicates" in self._counts:
-            self.note(
+            self.add_note(
                 "records with these keys are there already: where the third party does not refuse a second one, "
                 "creates make duplicates; third_party.lookup with search_first takes over what is there"
             )
@@ -147,5 +147,5 @@ class PlanDraft:
             counts={name: self._counts[name] for name in COUNTS if self._counts[name]},
             samples=[sample for samples in self._samples.values() for sample in samples],
             notes=self._notes,
-            digest=digest(sorted(self._actions)).hex(),
+            digest=compute_digest(sorted(self._actions)).hex(),
         )

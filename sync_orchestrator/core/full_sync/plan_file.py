@@ -27,7 +27,7 @@ class Plan:
 _PLAN = TypeAdapter(Plan)
 
 
-def save(plan: Plan, path: Path) -> None:
+def save_plan(plan: Plan, path: Path) -> None:
     """Writes a plan. Raises CannotPlan where the file cannot be written."""
     try:
         path.write_bytes(_PLAN.dump_json(plan, indent=2))
@@ -35,7 +35,7 @@ def save(plan: Plan, path: Path) -> None:
         raise CannotPlan(f"{path} cannot be written: {error.strerror}") from None
 
 
-def load(path: Path, entity: str) -> Plan:
+def load_plan(path: Path, entity: str) -> Plan:
     """Reads a plan. Raises CannotPlan where it is none, or one of another entity."""
     try:
         plan = _PLAN.validate_json(path.read_bytes())
@@ -48,21 +48,21 @@ def load(path: Path, entity: str) -> Plan:
     return plan
 
 
-def differences(planned: Sequence[GroupPlan], now: Sequence[GroupPlan]) -> dict[str, str]:
+def compare_plans(planned: Sequence[GroupPlan], now: Sequence[GroupPlan]) -> dict[str, str]:
     """By business group, in what a full sync would now do something else than was planned."""
     then = {plan.group: plan for plan in planned}
     found = {plan.group: plan for plan in now}
     differ = dict.fromkeys(found.keys() - then.keys(), "is not in the plan")
     differ |= dict.fromkeys(then.keys() - found.keys(), "is not there any more")
     differ |= {
-        group: _how(then[group], found[group])
+        group: _describe_difference(then[group], found[group])
         for group in then.keys() & found.keys()
         if then[group].digest != found[group].digest
     }
     return dict(sorted(differ.items()))
 
 
-def _how(then: GroupPlan, now: GroupPlan) -> str:
+def _describe_difference(then: GroupPlan, now: GroupPlan) -> str:
     counts = [
         f"{name} {then.counts.get(name, 0)}, now {now.counts.get(name, 0)}"
         for name in COUNTS

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sync_orchestrator.core.full_sync.plan import COUNTS, GroupPlan
 
 ALWAYS = ("create", "update", "delete", "unchanged")
 
-Table = tuple[list[str], list[list[Any]]]
+Table = tuple[list[str], list[list[object]]]
 
 
 def counts_table(plans: Sequence[GroupPlan]) -> Table:
@@ -32,6 +31,6 @@ def samples_table(plans: Sequence[GroupPlan], most: int) -> Table:
     return ["group", "action", "key", "field", "ours", "theirs"], rows[:most]
 
 
-def notes(plans: Sequence[GroupPlan]) -> list[str]:
+def list_notes(plans: Sequence[GroupPlan]) -> list[str]:
     """What a person should know, with its group."""
     return [f"{plan.group}: {note}" for plan in plans for note in plan.notes]

@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.archive.archived_records import stamp_of
-from sync_orchestrator.core.archive.deletion_caps import reserve
+from sync_orchestrator.core.archive.deletion_caps import reserve_deletions
 from sync_orchestrator.core.archive.merge import in_order
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import run
@@ -50,7 +50,7 @@ class PlannedArchive:
         self._flagged: dict[str, list[Change]] = defaultdict(list)
         self._listed: dict[str, set[str]] = defaultdict(set)
 
-    def begin(self) -> None:
+    def begin_reading(self) -> None:
         """Looks whether anything is in the way. Raises CannotPlan, GroupBusy."""
         with self._engine.begin() as connection:
             if (closed := closed_reason(connection, self._entity.system_name)) is not None:
@@ -59,30 +59,30 @@ class PlannedArchive:
             if row.busy:
                 raise GroupBusy(busy_text(connection, self._entity.name, self._group))
             self._since = row.now
-            self.reads.begin(connection)
+            self.reads.load_epochs(connection)
 
-    async def read(self, progress: Progress) -> None:
+    async def read_sources(self, progress: Progress) -> None:
         """Reads the group from all sources, and merges it with what the archive has. Raises CallFailed."""
         owner = self._entity.rules.owner
         number = self._read_sequence = await self.reads.read_sequence()
         async with aclosing(self._entity.owner.pages(self._group)) as pages:  # type: ignore[type-var]
             async for rows, _ in pages:
-                others = await self.reads.others(rows)
-                self._add(rows, owner, number)
+                others = await self.reads.read_others(rows)
+                self._add_rows(rows, owner, number)
                 for part, found in others.items():
-                    self._add(found, part, number)
+                    self._add_rows(found, part, number)
                 progress("read", len(self._listed[owner]))
                 number = await self.reads.read_sequence()
         for part in self.reads.listed_parts():
             number = await self.reads.read_sequence()
             async with aclosing(self._entity.sources[part].pages(self._group)) as pages:  # type: ignore[type-var]
                 async for rows, _ in pages:
-                    self._add(rows, part, number)
+                    self._add_rows(rows, part, number)
                     number = await self.reads.read_sequence()
         self._draft.listed = len(self._listed[owner])
-        await asyncio.to_thread(self._merge)
+        await asyncio.to_thread(self._merge_changes)
 
-    async def delete(self) -> None:
+    async def find_deletions(self) -> None:
         """Finds what the sources no longer have: proven, capped, confirmed by key, as a full sync does.
 
         Raises CallFailed.
@@ -95,29 +95,29 @@ class PlannedArchive:
         confirmed: list[list[Change]] = []
         for part in sorted(unlisted.keys() | flagged_parts, key=self._owner_first):
             rows, flagged = unlisted.get(part, []), self._flagged[part]
-            changes, held = await self._confirm(part, rows, flagged, size)
+            changes, held = await self._confirm_deletions(part, rows, flagged, size)
             confirmed.append(changes)
             if held is not None:
-                self._draft.hold(held, [*(key for key, _, _ in rows), *(change.key for change in flagged)])
+                self._draft.hold_deletions(held, [*(key for key, _, _ in rows), *(change.key for change in flagged)])
         if not self._draft.holds_deletions:
             for changes in confirmed:
-                self._apply(changes)
+                self._apply_changes(changes)
 
-    def _add(self, rows: Sequence[PartRead], part: str, number: int) -> None:
-        self._changes += self.reads.changes(rows, part, number)
+    def _add_rows(self, rows: Sequence[PartRead], part: str, number: int) -> None:
+        self._changes += self.reads.build_changes(rows, part, number)
         self._listed[part].update(row.key for row in rows if text_problem(row.key) is None)
 
-    def _merge(self) -> None:
+    def _merge_changes(self) -> None:
         keys = sorted({change.key for change in self._changes})
         with self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-            self._load(connection, keys)
+            self._load_records(connection, keys)
         others: list[Change] = []
         for change in self._changes:
             (self._flagged[change.part] if self._is_flagged_deletion(change) else others).append(change)
-        self._apply(others)
+        self._apply_changes(others)
         self._changes = []
 
-    def _load(self, connection: Connection, keys: list[str]) -> None:
+    def _load_records(self, connection: Connection, keys: list[str]) -> None:
         for row in run(connection, queries.PLAN_RECORDS, entity=self._entity.name, keys=keys, group=self._group):
             state = RecordState(row.revision, row.group_key, row.deleted, row.ready)
             self.records[row.key] = PlannedRecord(state, ArchivedRecord.from_row(row))
@@ -148,41 +148,43 @@ class PlannedArchive:
             change.stamp.inferred and record is not None and not record.state.deleted and record.has_part(change.part)
         )
 
-    def _apply(self, changes: Sequence[Change]) -> None:
+    def _apply_changes(self, changes: Sequence[Change]) -> None:
         """Does what ``archive.merge`` would do, without the writing."""
         for change in in_order(changes, self._entity.rules):
             record = self.records.setdefault(change.key, PlannedRecord(RecordState()))
             if decide(record.state, change, self._entity.rules) is Verdict.BEHIND:
-                self._draft.count("behind")
-                self._draft.note(f"{change.key!a}: '{change.part}' shows an older version with other content")
+                self._draft.add_count("behind")
+                self._draft.add_note(f"{change.key!a}: '{change.part}' shows an older version with other content")
             if record.state.parts.get(change.part) is change.stamp:
                 record.data[change.part] = {} if change.deleted else change.data or {}
                 (record.deleted_parts.add if change.deleted else record.deleted_parts.discard)(change.part)
 
-    async def _confirm(
+    async def _confirm_deletions(
         self, part: str, rows: Sequence[_UnlistedPart], flagged: Sequence[Change], size: int
     ) -> tuple[list[Change], str | None]:
         """Returns the deletions of one part, and why they are held back, None where they are not."""
         reads, listed, allowed = self.reads, len(self._listed[part]), self._allow_deletions
         held = None
         if rows and reads.needs_count(part):
-            held = await reads.incomplete(part, listed, len(rows))
+            held = await reads.incomplete_reason(part, listed, len(rows))
         held = held or reads.over_cap(part, len(rows) + len(flagged), size, allowed)
         if held is not None:
             return [], held
-        changes, _ = await reads.confirm(part, rows, self._read_sequence)
+        changes, _ = await reads.confirm_unlisted(part, rows, self._read_sequence)
         gone = [
             change for change in changes if change.stamp.inferred and change.stamp.read_sequence == self._read_sequence
         ]
         changes = [*changes, *flagged]
-        held = reads.outage(part, listed, len(gone), size, allowed)
+        held = reads.outage_reason(part, listed, len(gone), size, allowed)
         return changes, held or await asyncio.to_thread(self._exceeds_window, changes)
 
     def _exceeds_window(self, changes: Sequence[Change]) -> str | None:
         """Why so many deletions within the window are not made; looking counts nothing."""
         n = sum(1 for change in changes if change.stamp.inferred)
         with self._engine.connect() as connection, connection.begin() as looking:
-            held = reserve(connection, self._entity, self._group, n, "unlisted", allowed=self._allow_deletions)
+            held = reserve_deletions(
+                connection, self._entity, self._group, n, "unlisted", allowed=self._allow_deletions
+            )
             looking.rollback()
         return held
 

@@ -6,7 +6,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from sqlalchemy import Engine
 
@@ -48,9 +47,9 @@ class PlannedPushes:
         self._draft = draft
         self._records = records
 
-    async def compare(self, progress: Progress) -> None:
+    async def compare_group(self, progress: Progress) -> None:
         """Lists the group at the third party, and drafts what is done about each record. Raises CallFailed."""
-        there = await self._list(progress)
+        there = await self._list_third_party(progress)
         await asyncio.to_thread(self._draft_unmanaged, there)
         for key, record in sorted(self._records.items()):
             if record.state.group == self._group:
@@ -58,7 +57,7 @@ class PlannedPushes:
             elif record.archived is not None and record.archived.applied_group == self._group and record.is_out_of_sync:
                 self._draft_departure(key)
 
-    async def _list(self, progress: Progress) -> Mapping[str | None, list[Found]]:
+    async def _list_third_party(self, progress: Progress) -> Mapping[str | None, list[Found]]:
         there: dict[str | None, list[Found]] = defaultdict(list)
         listed = 0
         async for page in self._entity.third_party.pages(self._group):
@@ -76,8 +75,8 @@ class PlannedPushes:
             }
         for key in sorted({*unknown, *([None] if None in there else [])} - known, key=str):
             for found in there[key]:
-                self._draft.count("unmanaged")
-                self._draft.sample("unmanaged", key or found.external_id, {}, found)
+                self._draft.add_count("unmanaged")
+                self._draft.add_sample("unmanaged", key or found.external_id, {}, found)
 
     async def _read_elsewhere(self, key: str, record: PlannedRecord) -> list[Found]:
         """Reads a record that comes from another group, where it is under the same address there."""
@@ -96,43 +95,43 @@ class PlannedPushes:
 
     def _draft_departure(self, key: str) -> None:
         """A record that goes to another group."""
-        self._draft.act("moved", key)
+        self._draft.add_action("moved", key)
         if self._entity.third_party.capabilities.group_in_address:
-            self._draft.act("delete", key)
-            self._draft.sample("delete", key, {}, None)
+            self._draft.add_action("delete", key)
+            self._draft.add_sample("delete", key, {}, None)
 
     def _draft_record(self, key: str, record: PlannedRecord, there: Sequence[Found]) -> None:
-        payload: dict[str, Any] | None = None
+        payload: dict[str, object] | None = None
         wanted: bytes | None = None
         if record.state.ready and not record.state.deleted:
             try:
-                payload = self._entity.mapping.payload(key, record.state.group, record.data)
+                payload = self._entity.mapping.build_payload(key, record.state.group, record.data)
                 wanted = self._entity.mapping.digest_of_ours(payload)
             except (MappingFailed, ValueError) as error:
-                self._draft.count("unmapped")
-                self._draft.note(f"{key!a}: {error}")
+                self._draft.add_count("unmapped")
+                self._draft.add_note(f"{key!a}: {error}")
                 return
         shown = [self._entity.digest_of_found(found, record.state.group) for found in there]
         action = classify_record(record, self._entity.third_party.capabilities, wanted=wanted, shown=shown)
         if (name := _COUNTED_AS.get(action)) is not None:
-            self._draft.count(name)
+            self._draft.add_count(name)
         elif action is not PlannedAction.NOTHING:
             self._draft_push(action, key, payload or {}, wanted, there[0] if there else None)
 
     def _draft_push(
-        self, action: PlannedAction, key: str, payload: dict[str, Any], wanted: bytes | None, theirs: Found | None
+        self, action: PlannedAction, key: str, payload: dict[str, object], wanted: bytes | None, theirs: Found | None
     ) -> None:
         if action is PlannedAction.CREATE_DUPLICATE:
-            self._draft.count("duplicates")
+            self._draft.add_count("duplicates")
             action = PlannedAction.CREATE
-        self._draft.act(action.value, key, ours=wanted, theirs=theirs)
+        self._draft.add_action(action.value, key, ours=wanted, theirs=theirs)
         if action is PlannedAction.UNCHANGED or not self._draft.wants_sample(action.value):
             return
         is_update = action is PlannedAction.UPDATE and theirs is not None
         places = self._place_differences(key, theirs) if is_update and theirs is not None else []
-        self._draft.sample(action.value, key, payload, theirs, places)
+        self._draft.add_sample(action.value, key, payload, theirs, places)
 
-    def _place_differences(self, key: str, theirs: Found) -> list[dict[str, Any]]:
+    def _place_differences(self, key: str, theirs: Found) -> list[dict[str, object]]:
         record, capabilities = self._records[key], self._entity.third_party.capabilities
         if (
             theirs.group is None

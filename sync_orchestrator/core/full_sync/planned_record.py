@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.session import as_bytes
-from sync_orchestrator.core.ports import Capabilities
-from sync_orchestrator.core.push.decision import Situation, Step, plan
+from sync_orchestrator.core.ports import Capabilities, Json
+from sync_orchestrator.core.push.decision import PushStep, Situation, plan_step
 from sync_orchestrator.core.version_guard import RecordState
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
 
 
 class PlannedAction(StrEnum):
@@ -54,7 +57,7 @@ class ArchivedRecord:
     outcome_unknown_for: float | None = None
 
     @classmethod
-    def from_row(cls, row: Any) -> ArchivedRecord:
+    def from_row(cls, row: Row[Any]) -> ArchivedRecord:
         """Makes one from a row of the database."""
         return cls(
             revision=row.revision,
@@ -78,7 +81,7 @@ class PlannedRecord:
 
     state: RecordState
     archived: ArchivedRecord | None = None
-    data: dict[str, Any] = field(default_factory=dict)
+    data: Json = field(default_factory=dict)
     deleted_parts: set[str] = field(default_factory=set)
     moved_parts: set[str] = field(default_factory=set)
     announced_parts: set[str] = field(default_factory=set)
@@ -145,21 +148,21 @@ def classify_record(
     waits = record.waits_for_operator
     if waits == "discarded":
         return PlannedAction.DISCARDED
-    if step is Step.HOLD or waits == "on_hold":
+    if step is PushStep.HOLD or waits == "on_hold":
         return PlannedAction.ON_HOLD
-    if step is Step.NOTHING:
+    if step is PushStep.NOTHING:
         return _classify_acknowledged(wanted, shown)
     if wanted is None:
         return PlannedAction.DELETE if shown else PlannedAction.NOTHING
     if not shown:
         return PlannedAction.CREATE
-    if step is Step.CREATE and capabilities.assigns_ids:
+    if step is PushStep.CREATE and capabilities.assigns_ids:
         return PlannedAction.CREATE_DUPLICATE
     is_there = shown[0] == wanted and not record.is_regrouped(capabilities)
     return PlannedAction.UNCHANGED if is_there else PlannedAction.UPDATE
 
 
-def _next_step(record: PlannedRecord, capabilities: Capabilities, wanted: bytes | None) -> Step | None:
+def _next_step(record: PlannedRecord, capabilities: Capabilities, wanted: bytes | None) -> PushStep | None:
     """The first step of the record's push; None where it is not pushed.
 
     A mapping that has changed since the record was acknowledged makes it due, too (``remap.py``).
@@ -180,7 +183,7 @@ def _next_step(record: PlannedRecord, capabilities: Capabilities, wanted: bytes 
         outcome_unknown_for=archived.outcome_unknown_for,
         regrouped=record.is_regrouped(capabilities),
     )
-    return plan(situation, capabilities)
+    return plan_step(situation, capabilities)
 
 
 def _classify_acknowledged(wanted: bytes | None, shown: Sequence[bytes]) -> PlannedAction:

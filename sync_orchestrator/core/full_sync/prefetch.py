@@ -17,7 +17,7 @@ async def read_ahead(items: AsyncGenerator[T, None]) -> AsyncIterator[T]:
     """
     ready: asyncio.Queue[T | None] = asyncio.Queue(1)
 
-    async def make() -> None:
+    async def fill_queue() -> None:
         try:
             async with aclosing(items):
                 async for item in items:
@@ -26,7 +26,7 @@ async def read_ahead(items: AsyncGenerator[T, None]) -> AsyncIterator[T]:
         finally:
             await ready.put(None)
 
-    making = asyncio.create_task(make())
+    making = asyncio.create_task(fill_queue())
     try:
         while (item := await ready.get()) is not None:
             ready.task_done()

@@ -52,7 +52,7 @@ class Figures:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.causes.update(other.causes)
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """The figures in one line."""
         failing = f"{self.failing} failing"
         if self.causes:
@@ -75,7 +75,7 @@ class SyncProgress:
         """Takes what the full sync of a group reports."""
         own = self._own.setdefault(group, Figures())
 
-        def report(phase: str, count: int) -> None:
+        def note_count(phase: str, count: int) -> None:
             if phase == "read":
                 own.read = max(own.read, count)
             elif phase == "changed":
@@ -83,16 +83,16 @@ class SyncProgress:
             elif phase == "push":
                 own.written = max(own.written, count)
 
-        return report
+        return note_count
 
-    def ended(self, group: str) -> None:
+    def note_ended(self, group: str) -> None:
         """A group is done, well or not."""
         self._ended.add(group)
 
-    def lines(self) -> list[str]:
+    def read_lines(self) -> list[str]:
         """The groups under way, and all of them, as they are now; a query, so not for the event loop."""
         with self._context.engine.begin() as connection:
-            figures = self.figures(connection)
+            figures = self.read_figures(connection)
             system = list_systems(connection).get(self._entity.system_name)
             waits = why_push_waits(connection, self._entity.name, self._entity.system_name)
         total = Figures()
@@ -102,18 +102,18 @@ class SyncProgress:
         before, at = self._before
         self._before = total.written, now
         rate = max(0, total.written - before) / max(0.001, now - at)
-        state = f"{len(self._ended)} of {len(self._own)} groups ended; {total.text()}; {rate:.1f} written a second"
+        state = f"{len(self._ended)} of {len(self._own)} groups ended; {total.to_text()}; {rate:.1f} written a second"
         if system is not None:
             state += f"; breaker {system['breaker']}"
             limit = system["call_limit"]
             state += f"; {describe_call_limit(self._entity.system_name, limit)}" if limit else "; no limit of calls"
         under_way = [name for name in figures if name not in self._ended]
-        shown = [f"{name}: {figures[name].text()}" for name in under_way[:_MAX_GROUPS_SHOWN]]
+        shown = [f"{name}: {figures[name].to_text()}" for name in under_way[:_MAX_GROUPS_SHOWN]]
         return [*shown, f"{self._entity.name}: {state}", *([] if waits is None else [waits])]
 
-    def figures(self, connection: Connection) -> dict[str, Figures]:
+    def read_figures(self, connection: Connection) -> dict[str, Figures]:
         """The present figures by group."""
-        found = outstanding(connection, self._entity.name, self._own)
+        found = read_outstanding(connection, self._entity.name, self._own)
         return {
             name: Figures(
                 own.read, own.changed, own.written, found[name].waiting, found[name].failing, found[name].causes
@@ -132,7 +132,7 @@ def group_left_over(connection: Connection, entity: EntityContext, group: str) -
         figures.waiting, figures.failing = row.waiting, row.failing
     if not (figures.waiting or figures.failing):
         return None
-    figures.causes = outstanding(connection, entity.name, [group])[group].causes
+    figures.causes = read_outstanding(connection, entity.name, [group])[group].causes
     counts = ", ".join(
         f"{n} records {what}" for what, n in (("waiting", figures.waiting), ("failing", figures.failing)) if n
     )
@@ -141,7 +141,7 @@ def group_left_over(connection: Connection, entity: EntityContext, group: str) -
     return f"{counts}" + (f" ({entity.system_name}: {causes})" if causes else "") + (f"; {waits}" if waits else "")
 
 
-def outstanding(connection: Connection, entity: str, groups: Collection[str]) -> dict[str, Figures]:
+def read_outstanding(connection: Connection, entity: str, groups: Collection[str]) -> dict[str, Figures]:
     """What of some business groups is not in sync now: waiting, failing, and why."""
     found = {name: Figures() for name in groups}
     for row in run(connection, queries.COUNT_OUTSTANDING_OF_GROUPS, entity=entity, groups=list(groups)):
@@ -155,7 +155,7 @@ def outstanding(connection: Connection, entity: str, groups: Collection[str]) ->
 def left_over(connection: Connection, entity: str, groups: Collection[str], failed_events: int) -> str | None:
     """What is not in sync after a full sync, why, and the next command; None where nothing is left."""
     total = Figures()
-    for each in outstanding(connection, entity, groups).values():
+    for each in read_outstanding(connection, entity, groups).values():
         total.add(each)
     if not (total.waiting or total.failing or failed_events):
         return None
@@ -175,21 +175,21 @@ def left_over(connection: Connection, entity: str, groups: Collection[str], fail
 
 
 @asynccontextmanager
-async def reported(
+async def report_regularly(
     progress: SyncProgress, tell: Callable[[list[str]], None], every: float = REPORT_SECONDS
 ) -> AsyncIterator[None]:
     """Passes the lines of a progress to ``tell`` every few seconds while the block lasts."""
 
-    async def report() -> None:
+    async def report_lines() -> None:
         while True:
             await asyncio.sleep(every)
             try:
-                lines = await asyncio.to_thread(progress.lines)
+                lines = await asyncio.to_thread(progress.read_lines)
             except (SQLAlchemyError, psycopg.Error) as error:  # the full sync itself says what is wrong
                 lines = [f"the progress cannot be read: {type(error).__name__}"]
             tell(lines)
 
-    reporting = asyncio.create_task(report())
+    reporting = asyncio.create_task(report_lines())
     try:
         yield
     finally:

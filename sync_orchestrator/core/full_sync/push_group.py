@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.db.locks import AdvisoryLock, lock
+from sync_orchestrator.core.db.locks import AdvisoryLock, acquire_lock
 from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import DrainReport, drain
@@ -38,7 +38,7 @@ class StepReport:
     suspended: str | None = None
     """Why nothing was pushed, where pushes to the third party are suspended."""
 
-    def add(self, drained: DrainReport) -> None:
+    def add_drained(self, drained: DrainReport) -> None:
         """Adds what a drain of the group did."""
         self.calls += drained.calls
         self.acknowledged += drained.settled.acknowledged
@@ -55,11 +55,11 @@ class PushBeside:
         self._ending = False
         self._pushing: asyncio.Task[None] | None = None
 
-    def wake(self) -> None:
+    def request_push(self) -> None:
         """There may be something to push."""
         self._wanted = True
         if self._pushing is None or (self._pushing.done() and self._pushing.exception() is None):
-            self._pushing = asyncio.create_task(self._push())
+            self._pushing = asyncio.create_task(self._push_while_wanted())
 
     async def all_pushed(self) -> None:
         """Until all that is due is pushed. Raises what pushing raised."""
@@ -73,13 +73,13 @@ class PushBeside:
             with suppress(Exception):  # that for which it is broken off is told
                 await self._pushing
 
-    async def cancel(self) -> None:
+    async def cancel_push(self) -> None:
         """Cancels the pushing, which ends in order as a drain does."""
         if self._pushing is not None:
             self._pushing.cancel()
             await asyncio.gather(self._pushing, return_exceptions=True)
 
-    async def _push(self) -> None:
+    async def _push_while_wanted(self) -> None:
         while self._wanted and not self._ending:
             self._wanted = False
             await _drain_group(self._context, self._report, None, self._progress, lambda: self._ending)
@@ -128,30 +128,30 @@ async def _drain_group(
 ) -> None:
     before = report.acknowledged
 
-    def told(drained: DrainReport) -> None:
+    def report_progress(drained: DrainReport) -> None:
         if progress is not None:
             progress("push", before + drained.settled.acknowledged)
 
     left = None if ends is None else max(0.0, ends - asyncio.get_running_loop().time())
-    report.add(
+    report.add_drained(
         await drain(
             context,
             linger=0,
             most_seconds=left,
-            progress=told,
+            progress=report_progress,
             group=(report.entity, report.group),
             asked_to_end=asked_to_end,
         )
     )
 
 
-def complete(connection: Connection, lease: GroupLease) -> tuple[int, int]:
+def complete_full_sync(connection: Connection, lease: GroupLease) -> tuple[int, int]:
     """Marks the group as synced and tries again all that failed: records, their events, events without record.
 
     Returns how many records and how many events without one are tried again.
     """
-    lock(connection, AdvisoryLock.COMPLETION, lease.entity)
-    lease.fenced(connection, queries.COMPLETE_GROUP)
+    acquire_lock(connection, AdvisoryLock.COMPLETION, lease.entity)
+    lease.run_fenced(connection, queries.COMPLETE_GROUP)
     tried = release_group_from_hold(connection, lease.entity, lease.group)
     covered = run(connection, queries.MARK_ENTITY_COVERED, entity=lease.entity)[0].covered
     redriven = retry_failed_of_group(connection, lease.entity, lease.group, all_covered=covered)

@@ -47,5 +47,5 @@ async def retry_full_sync(
             if decision.wait is None:
                 raise
             spent = decision.attempts
-            report_wait(f"{failed.named()}; again in {decision.wait:.0f} s")
+            report_wait(f"{failed.describe_with_system()}; again in {decision.wait:.0f} s")
             await asyncio.sleep(decision.wait)

@@ -36,7 +36,7 @@ class GroupReads:
         self.unusable = 0
         self.problems: list[str] = []
 
-    def begin(self, connection: Connection) -> None:
+    def load_epochs(self, connection: Connection) -> None:
         """Learns in which epoch each source is."""
         self._epochs = list_epochs(connection)
 
@@ -45,7 +45,7 @@ class GroupReads:
         number, self._now = await asyncio.to_thread(in_transaction, self._engine, next_read_sequence_and_clock)
         return number
 
-    async def others(self, rows: Sequence[PartRead]) -> dict[str, Sequence[PartRead]]:
+    async def read_others(self, rows: Sequence[PartRead]) -> dict[str, Sequence[PartRead]]:
         """The other parts of the owner's records, from sources that can be read by key.
 
         A key that cannot be stored is no record's, and is asked of nobody.
@@ -61,22 +61,22 @@ class GroupReads:
         rules = self._entity.rules
         return (part for part in self._entity.sources if part != rules.owner and part not in rules.readable)
 
-    def changes(self, rows: Sequence[PartRead], part: str, number: int) -> list[Change]:
+    def build_changes(self, rows: Sequence[PartRead], part: str, number: int) -> list[Change]:
         """What can be used of a source's rows, read under a read sequence."""
         usable, unusable = self._sort_out(rows, part)
         self.problems += [f"{row.key!a}: {row.problem}" for row in unusable[: EXAMPLES - len(self.problems)]]
         self.unusable += len(unusable)
-        changes = [change_of_read(row, part, self.epoch(part), number) for row in usable]
+        changes = [change_of_read(row, part, self.epoch_of(part), number) for row in usable]
         for change in changes:
             if part == self._entity.rules.owner and change.group is None:
                 change.group = self._group
         return changes
 
-    def usable(self, rows: Sequence[PartRead], part: str) -> list[PartRead]:
+    def select_usable(self, rows: Sequence[PartRead], part: str) -> list[PartRead]:
         """The rows that can be used; of the others nothing is remembered."""
         return self._sort_out(rows, part)[0]
 
-    def epoch(self, part: str) -> int:
+    def epoch_of(self, part: str) -> int:
         """The epoch that a source was in when the reading began."""
         return self._epochs.get(part, 0)
 
@@ -93,7 +93,7 @@ class GroupReads:
 
     def over_cap(self, part: str, unlisted: int, size: int, allowed: int | None) -> str | None:
         """Why so many records of a group may not be deleted at once; None where they may."""
-        cap = max(self._entity.settings.validation.deletions.cap(size), allowed or 0)
+        cap = max(self._entity.settings.validation.deletions.group_cap(size), allowed or 0)
         if unlisted <= cap:
             return None
         fate = "deleted" if part == self._entity.rules.owner else f"without their part '{part}'"
@@ -104,7 +104,7 @@ class GroupReads:
         by_key = part != self._entity.rules.owner and part in self._entity.rules.readable
         return not by_key and not self._entity.sources[part].keyset_listing
 
-    async def incomplete(self, part: str, listed: int, unlisted: int) -> str | None:
+    async def incomplete_reason(self, part: str, listed: int, unlisted: int) -> str | None:
         """Why what a listing lacks cannot be taken for gone; None where the source's count proves it complete."""
         count = await self._entity.sources[part].count(self._group)
         if count == listed:
@@ -114,7 +114,7 @@ class GroupReads:
             f"({listed} listed, {count} counted)"
         )
 
-    async def confirm(
+    async def confirm_unlisted(
         self, part: str, unlisted: Sequence[tuple[str, int, int]], number: int
     ) -> tuple[list[Change], int]:
         """What is true of unlisted parts (key, epoch, version), asked for by key where that can be.
@@ -132,9 +132,9 @@ class GroupReads:
             for key, epoch, version in unlisted
             if key not in here
         ]
-        return [*self.changes(list(here.values()), part, asked), *gone], len(here)
+        return [*self.build_changes(list(here.values()), part, asked), *gone], len(here)
 
-    def outage(self, part: str, listed: int, gone: int, size: int, allowed: int | None) -> str | None:
+    def outage_reason(self, part: str, listed: int, gone: int, size: int, allowed: int | None) -> str | None:
         """Why an empty listing is not believed; None where it lists something, or an operator allowed it (rule 22)."""
         few = part != self._entity.rules.owner and gone == 1  # a part that only one record of the group had
         if listed or not gone or few or (allowed is not None and gone <= allowed):

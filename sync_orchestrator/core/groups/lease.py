@@ -53,7 +53,7 @@ class LeasedGroup:
     is_sync_recent: bool
 
     @classmethod
-    def from_row(cls, row: Any) -> LeasedGroup:
+    def from_row(cls, row: Row[Any]) -> LeasedGroup:
         """Makes one from a row of the database."""
         return cls(
             lease_token=row.lease_token,
@@ -78,7 +78,7 @@ class GroupLease:
         self.filled_before = found.first_completed_at is not None
         self.seconds = lease_seconds(context)
 
-    def fenced(self, connection: Connection, statement: str, **params: object) -> Row[Any]:
+    def run_fenced(self, connection: Connection, statement: str, **params: object) -> Row[Any]:
         """Runs a statement that must still find the lease ours, and returns its row.
 
         Raises GroupBusy where another has taken over.
@@ -91,7 +91,7 @@ class GroupLease:
             )
         return rows[0]
 
-    async def phase(self, phase: str) -> None:
+    async def note_phase(self, phase: str) -> None:
         """Notes what is done now, and renews the lease. Raises GroupBusy."""
         await asyncio.to_thread(
             in_transaction, self._context.engine, lambda connection: self.set_phase(connection, phase)
@@ -99,15 +99,15 @@ class GroupLease:
 
     def set_phase(self, connection: Connection, phase: str) -> None:
         """Notes in the caller's transaction what is done now, and renews the lease. Raises GroupBusy."""
-        self.fenced(connection, queries.SET_PHASE, phase=phase, lease=self.seconds)
+        self.run_fenced(connection, queries.SET_PHASE, phase=phase, lease=self.seconds)
 
-    def renew(self) -> None:
+    def renew_lease(self) -> None:
         """Holds the group for another lease. Raises GroupBusy."""
         in_transaction(self._context.engine, self.renew_within)
 
     def renew_within(self, connection: Connection) -> None:
         """Renews the lease in the caller's transaction. Raises GroupBusy."""
-        self.fenced(connection, queries.RENEW_GROUP_LEASE, lease=self.seconds)
+        self.run_fenced(connection, queries.RENEW_GROUP_LEASE, lease=self.seconds)
 
 
 def lease_seconds(context: Context) -> float:
@@ -131,20 +131,20 @@ def busy_text(connection: Connection, entity: str, group: str) -> str:
 
 
 @asynccontextmanager
-async def leased(context: Context, entity: str, group: str) -> AsyncIterator[GroupLease]:
+async def lease_group(context: Context, entity: str, group: str) -> AsyncIterator[GroupLease]:
     """Holds a group while the block lasts, and renews the lease.
 
     Where another holds it, waits until it is known whether that one still lives, which takes seconds. Raises GroupBusy
     where it does.
     """
-    with context.holder.beating():  # one heartbeat for all drains of the group
-        async with _held(context, entity, group) as lease:
+    with context.holder.keep_heartbeat():  # one heartbeat for all drains of the group
+        async with _hold_lease(context, entity, group) as lease:
             yield lease
 
 
 @asynccontextmanager
-async def _held(context: Context, entity: str, group: str) -> AsyncIterator[GroupLease]:
-    lease = await _acquire(context, entity, group)
+async def _hold_lease(context: Context, entity: str, group: str) -> AsyncIterator[GroupLease]:
+    lease = await _acquire_lease(context, entity, group)
     ended = threading.Event()
     renewing = threading.Thread(
         target=_renew_until_ended, args=(lease, ended), name=f"lease {entity} {group}", daemon=True
@@ -158,10 +158,10 @@ async def _held(context: Context, entity: str, group: str) -> AsyncIterator[Grou
         raise
     finally:
         ended.set()
-        _release(context, lease, error)
+        _release_lease(context, lease, error)
 
 
-def _release(context: Context, lease: GroupLease, error: str | None) -> None:
+def _release_lease(context: Context, lease: GroupLease, error: str | None) -> None:
     in_transaction(
         context.engine,
         lambda connection: run(
@@ -175,11 +175,11 @@ def _release(context: Context, lease: GroupLease, error: str | None) -> None:
     )
 
 
-async def _acquire(context: Context, entity: str, group: str) -> GroupLease:
+async def _acquire_lease(context: Context, entity: str, group: str) -> GroupLease:
     holder = f"{application_name()} on {socket.gethostname()}"
     seconds = lease_seconds(context)
 
-    def take(connection: Connection) -> tuple[GroupLease | None, object, float, str]:
+    def try_lease(connection: Connection) -> tuple[GroupLease | None, object, float, str]:
         add_groups(connection, entity, [group])
         rows = run(connection, queries.LEASE_GROUP, entity=entity, group=group, lease=seconds, holder=holder)
         if rows:
@@ -189,13 +189,13 @@ async def _acquire(context: Context, entity: str, group: str) -> GroupLease:
 
     first: object = None
     while True:
-        taking = asyncio.ensure_future(asyncio.to_thread(in_transaction, context.engine, take))
+        taking = asyncio.ensure_future(asyncio.to_thread(in_transaction, context.engine, try_lease))
         try:
             lease, until, left, text = await asyncio.shield(taking)
         except asyncio.CancelledError:  # the thread goes on, and may take the group after all
             lease = (await taking)[0]
             if lease is not None:
-                _release(context, lease, None)
+                _release_lease(context, lease, None)
             raise
         if lease is not None:
             return lease
@@ -209,7 +209,7 @@ def _renew_until_ended(lease: GroupLease, ended: threading.Event) -> None:
     """Renews a lease from a thread of its own, so that a busy event loop does not lose it."""
     while not ended.wait(lease.seconds / _RENEWALS):
         try:
-            lease.renew()
+            lease.renew_lease()
         except (SQLAlchemyError, psycopg.Error) as error:
             _log.warning("the lease of %s %s was not renewed: %s", lease.entity, lease.group, type(error).__name__)
         except BaseException:  # another has taken over: the next write under the lease says so

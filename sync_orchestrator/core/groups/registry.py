@@ -11,7 +11,7 @@ from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.groups import queries
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Row
 
     from sync_orchestrator.core.context import Context, EntityContext
 
@@ -24,7 +24,7 @@ class GroupCounts:
     synced: int
 
     @classmethod
-    def from_row(cls, row: Any) -> GroupCounts:
+    def from_row(cls, row: Row[Any]) -> GroupCounts:
         """Makes the counts of one entity from a row of the database."""
         return cls(known=row.groups, synced=row.synced)
 
@@ -44,11 +44,11 @@ async def discover_groups(context: Context, entity: EntityContext) -> list[str]:
     """Requests the business groups from the owner, registers them, and returns all that are known now, sorted."""
     shown = await entity.owner.groups()
 
-    def register(connection: Connection) -> list[str]:
+    def register_shown(connection: Connection) -> list[str]:
         add_groups(connection, entity.name, shown or ())
         return known_groups(connection, entity.name)
 
-    return await asyncio.to_thread(in_transaction, context.engine, register)
+    return await asyncio.to_thread(in_transaction, context.engine, register_shown)
 
 
 def count_group_records(connection: Connection, entity: str, group: str) -> int:

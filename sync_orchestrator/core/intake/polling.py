@@ -26,7 +26,7 @@ from sync_orchestrator.core.intake import queries
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Stamp
 from sync_orchestrator.errors import CallFailed, Failure
@@ -113,14 +113,14 @@ async def poll(
         CallFailed: The source gave no usable response.
     """
     work = _Poll(context, entity, part, on_page)
-    begun = asyncio.create_task(work.begin(due_only=due_only))
+    begun = asyncio.create_task(work.acquire_lease(due_only=due_only))
     renewal = asyncio.create_task(work.keep_lease())
     try:
         return await work.run() if await asyncio.shield(begun) else None
     finally:
         renewal.cancel()
         await asyncio.wait([begun])  # a cancellation may come while the lease is being taken
-        await work.release()
+        await work.release_lease()
 
 
 class _Poll:
@@ -136,9 +136,9 @@ class _Poll:
         self._newest = 0
         self._token = 0
 
-    async def begin(self, *, due_only: bool) -> bool:
+    async def acquire_lease(self, *, due_only: bool) -> bool:
         """Takes the lease; False where the source is not due, or another process has it."""
-        found = await self._run(
+        found = await self._run_statement(
             queries.CLAIM_POLL,
             is_time=self._is_time,
             lease=LEASE_SECONDS,
@@ -153,14 +153,14 @@ class _Poll:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             with suppress(SQLAlchemyError):
-                await self._run(queries.RENEW_POLL, token=self._token, lease=LEASE_SECONDS)
+                await self._run_statement(queries.RENEW_POLL, token=self._token, lease=LEASE_SECONDS)
 
-    async def release(self) -> None:
+    async def release_lease(self) -> None:
         """Lets others poll the source at once; harmless after a poll that has ended well, or never began."""
         if not self._token:
             return
         with suppress(SQLAlchemyError):  # it ends by itself
-            await self._run(queries.RELEASE_POLL, token=self._token)
+            await self._run_statement(queries.RELEASE_POLL, token=self._token)
 
     async def run(self) -> Polled | None:
         """Records what is new, page by page; None where the lease was lost on the way."""
@@ -174,7 +174,7 @@ class _Poll:
             taken = await asyncio.to_thread(
                 in_transaction,
                 self._context.engine,
-                lambda connection, usable=usable, number=number: self._take(connection, usable, number),
+                lambda connection, usable=usable, number=number: self._record_page(connection, usable, number),
             )
             if taken is None:
                 _log.warning("%s: another process polls %s", self._entity.name, self._part)
@@ -192,7 +192,7 @@ class _Poll:
         )
         return polled
 
-    def _take(self, connection: Connection, rows: Sequence[PartRead], number: int) -> int | None:
+    def _record_page(self, connection: Connection, rows: Sequence[PartRead], number: int) -> int | None:
         """Records what is new of a page in the transaction that renews the lease; None where that is lost."""
         name = self._entity.name
         if not run(
@@ -201,7 +201,7 @@ class _Poll:
             return None
         return _record_news(connection, self._entity, self._part, rows, number)
 
-    async def _run(self, query: str, **parameters: object) -> Sequence[Row[Any]]:
+    async def _run_statement(self, query: str, **parameters: object) -> Sequence[Row[Any]]:
         return await asyncio.to_thread(
             in_transaction,
             self._context.engine,
@@ -231,12 +231,12 @@ def _record_news(
 
 def _is_news(archived: Stamp | None, row: PartRead) -> bool:
     """Whether a row shows something else than what is archived."""
-    content = TOMBSTONE_HASH if row.deleted else digest(row.data)
+    content = TOMBSTONE_HASH if row.deleted else compute_digest(row.data)
     return archived is None or (archived.version, archived.content_hash) != (row.version, content)
 
 
 def _event_of_row(entity: EntityContext, part: str, row: PartRead, number: int) -> ChangeEvent:
-    content = TOMBSTONE_HASH if row.deleted else digest(row.data)
+    content = TOMBSTONE_HASH if row.deleted else compute_digest(row.data)
     return ChangeEvent(
         part,
         f"poll/{entity.name}/{row.key}/{row.version}/{content.hex()}/{number}",

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sync_orchestrator.core.db.session import in_transaction, json, run
+from sync_orchestrator.core.db.session import in_transaction, run, to_jsonb
 from sync_orchestrator.core.intake import queries
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.ledger.states import require_discard_reason
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.values.mapping import canonical
-from sync_orchestrator.core.values.storable import problem
+from sync_orchestrator.core.values.mapping import to_canonical_json
+from sync_orchestrator.core.values.storable import find_storage_problem
 from sync_orchestrator.errors import InvalidEvent, NotFound
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Rejected:
     reason: str
     body: bytes
     content_type: str | None
-    headers: Mapping[str, Any]
+    headers: Mapping[str, object]
 
 
 def reason_of(error: InvalidEvent) -> str:
@@ -45,12 +45,16 @@ def reason_of(error: InvalidEvent) -> str:
     return f"{error.field}: {error}" if error.field else str(error)
 
 
-def keep(connection: Connection, found: Sequence[Rejected], most_bytes: int) -> None:
+def keep_rejected_messages(connection: Connection, found: Sequence[Rejected], most_bytes: int) -> None:
     """Keeps messages, each once however often it comes, their bodies up to ``most_bytes``; tells a person."""
     for each in found:
-        headers = dict(each.headers) if problem(each.headers) is None else {"unreadable": ascii(dict(each.headers))}
+        headers = (
+            dict(each.headers)
+            if find_storage_problem(each.headers) is None
+            else {"unreadable": ascii(dict(each.headers))}
+        )
         content_type = None if each.content_type is None else _replace_unstorable(each.content_type)
-        told = canonical([content_type, headers]).encode("utf-8", "surrogatepass")
+        told = to_canonical_json([content_type, headers]).encode("utf-8", "surrogatepass")
         run(
             connection,
             queries.INSERT_REJECTED,
@@ -58,7 +62,7 @@ def keep(connection: Connection, found: Sequence[Rejected], most_bytes: int) -> 
             reason=_replace_unstorable(each.reason)[:_MAX_REASON_LENGTH],
             digest=hashlib.blake2b(told + b"\0" + each.body, digest_size=16).digest(),
             content_type=content_type,
-            headers=json(headers),
+            headers=to_jsonb(headers),
             body=each.body[:most_bytes],
             size=len(each.body),
         )
@@ -77,12 +81,12 @@ def keep(connection: Connection, found: Sequence[Rejected], most_bytes: int) -> 
         )
 
 
-def listed(connection: Connection, consumer: str | None, most: int) -> list[dict[str, Any]]:
+def list_rejected_messages(connection: Connection, consumer: str | None, most: int) -> list[dict[str, object]]:
     """Those that are open, newest first."""
     return [dict(row._mapping) for row in run(connection, queries.LIST_REJECTED, consumer=consumer, most=most)]
 
 
-def show(connection: Connection, number: int) -> dict[str, Any]:
+def read_rejected_message(connection: Connection, number: int) -> dict[str, Any]:
     """All that is known of one. Raises NotFound."""
     rows = run(connection, queries.SELECT_REJECTED, id=number)
     if not rows:
@@ -90,7 +94,7 @@ def show(connection: Connection, number: int) -> dict[str, Any]:
     return {**rows[0]._mapping, "body": bytes(rows[0].body).decode("utf-8", "backslashreplace")}
 
 
-def retry(
+def retry_rejected_messages(
     engine: Engine,
     understand: Callable[[Rejected], Sequence[ChangeEvent]],
     ids: Sequence[int] | None,
@@ -129,7 +133,7 @@ def _retry_message(
     return True
 
 
-def discard(engine: Engine, ids: Sequence[int], reason: str) -> int:
+def discard_rejected_messages(engine: Engine, ids: Sequence[int], reason: str) -> int:
     """Ends messages for good, with the reason kept; returns how many. Raises NotFound where none of them is open."""
     require_discard_reason(reason)
     count = in_transaction(engine, lambda connection: _end_messages(connection, ids, "discarded", reason))
@@ -138,7 +142,7 @@ def discard(engine: Engine, ids: Sequence[int], reason: str) -> int:
     return count
 
 
-def forget_old(connection: Connection) -> None:
+def delete_old_messages(connection: Connection) -> None:
     """Deletes those that ended long ago."""
     run(connection, queries.DELETE_OLD_REJECTED, days=KEPT_DAYS)
 

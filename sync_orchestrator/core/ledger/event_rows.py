@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from sync_orchestrator.core.ports import Json
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -37,7 +39,7 @@ class DueEvent:
     epoch: int
     version: int
     is_thin: bool
-    data: dict[str, Any] | None
+    data: Json | None
     attempts: int
     absent_at: datetime | None
     ask_source: bool

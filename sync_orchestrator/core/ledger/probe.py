@@ -20,7 +20,7 @@ def try_to_record(engine: Engine, name: str) -> None:
     Raises what the database raises: it cannot be reached, is read-only, is full, does not let us write.
     """
 
-    def work(connection: Connection) -> None:
+    def record_probe(connection: Connection) -> None:
         run(connection, f"SET LOCAL lock_timeout = '{WAIT_SECONDS}s'")
         run(connection, f"SET LOCAL statement_timeout = '{WAIT_SECONDS}s'")
         attempt = connection.begin_nested()
@@ -28,4 +28,4 @@ def try_to_record(engine: Engine, name: str) -> None:
         attempt.rollback()
         record_heartbeat_in(connection, f"probe {name}")
 
-    in_transaction(engine, work)
+    in_transaction(engine, record_probe)

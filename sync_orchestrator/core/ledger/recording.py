@@ -17,9 +17,10 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.db.session import dumped, in_transaction, run
+from sync_orchestrator.core.db.session import dump_json, in_transaction, run
 from sync_orchestrator.core.ledger import queries
-from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.ports import Json
+from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.core.version_guard import Action
 from sync_orchestrator.exact_json import decimal_fragment
 
@@ -44,7 +45,7 @@ class ChangeEvent:
     key: str
     action: Action
     version: int
-    data: dict[str, Any] | None = None
+    data: Json | None = None
     group: str | None = None
     origin: str = "notification"
     trace: str | None = None
@@ -56,7 +57,7 @@ class ChangeEvent:
 
     def content_hash(self) -> bytes:
         """What tells a repeated delivery from other content under the same id."""
-        return digest([self.entity, self.key, self.action, self.version, self.group, self.data])
+        return compute_digest([self.entity, self.key, self.action, self.version, self.group, self.data])
 
 
 @dataclass(slots=True)
@@ -85,7 +86,7 @@ class Recorded:
     duplicates: int
 
 
-def record(engine: Engine, events: Sequence[ChangeEvent]) -> Recorded:
+def record_events(engine: Engine, events: Sequence[ChangeEvent]) -> Recorded:
     """Records events, all or none; when it returns they are durable.
 
     An event that came before under the same source and id is counted and not recorded again.
@@ -96,19 +97,19 @@ def record(engine: Engine, events: Sequence[ChangeEvent]) -> Recorded:
 def record_each(engine: Engine, batches: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
     """Records several batches in one transaction, as ``record`` does, and says what each of them brought."""
 
-    def work(connection: Connection) -> list[Recorded]:
-        new = _new(connection, batches)
+    def record_batches(connection: Connection) -> list[Recorded]:
+        new = _record_new(connection, batches)
         _before_commit()
         return _by_batch(new, batches)
 
-    recorded = in_transaction(engine, work)
+    recorded = in_transaction(engine, record_batches)
     _after_commit()
     return recorded
 
 
 def prepare_event(event: ChangeEvent) -> PreparedEvent:
     """Writes an event as JSON, and computes the hash of its content: nearly all the work of recording it here."""
-    row = _row(event)
+    row = _build_row(event)
     try:
         written = orjson.dumps(row, default=decimal_fragment)
     except TypeError:  # whole numbers of more than 64 bits
@@ -120,7 +121,7 @@ async def record_on(connection: AsyncConnection[Any], batches: Sequence[Sequence
     """The same on a connection that commits each statement: one round trip to the database, and no thread."""
     if made := _content_ids(batches):
         await connection.execute(queries.DELETE_CONTENT_IDS, made)
-    cursor = await connection.execute(queries.RECORD_EVENTS, {"events": _offered(batches)}, prepare=True)
+    cursor = await connection.execute(queries.RECORD_EVENTS, {"events": _encode_batches(batches)}, prepare=True)
     row = await cursor.fetchone()
     assert row is not None
     _after_commit()
@@ -129,7 +130,7 @@ async def record_on(connection: AsyncConnection[Any], batches: Sequence[Sequence
 
 def record_in(connection: Connection, events: Sequence[ChangeEvent]) -> Recorded:
     """Records events in the caller's transaction."""
-    accepted = len(_new(connection, [events]))
+    accepted = len(_record_new(connection, [events]))
     return Recorded(accepted, len(events) - accepted)
 
 
@@ -139,13 +140,13 @@ def _by_batch(new: Sequence[int], batches: Sequence[Sequence[ChangeEvent | Prepa
     return [Recorded(accepted[at], len(events) - accepted[at]) for at, events in enumerate(batches)]
 
 
-def _new(connection: Connection, batches: Sequence[Sequence[ChangeEvent]]) -> Sequence[int]:
+def _record_new(connection: Connection, batches: Sequence[Sequence[ChangeEvent]]) -> Sequence[int]:
     """Records events; returns the places, from 1, of those that are new."""
     if not any(batches):
         return []
     if made := _content_ids(batches):
         run(connection, queries.DELETE_CONTENT_IDS, **made)
-    offered = _offered([[prepare_event(event) for event in events] for events in batches])
+    offered = _encode_batches([[prepare_event(event) for event in events] for events in batches])
     new: Sequence[int] = run(connection, queries.RECORD_EVENTS, events=offered)[0].accepted
     return new
 
@@ -156,9 +157,9 @@ def _content_ids(batches: Sequence[Sequence[ChangeEvent | PreparedEvent]]) -> di
     return {"sources": [event.source for event in made], "ids": [event.event_id for event in made]} if made else {}
 
 
-def _offered(batches: Sequence[Sequence[PreparedEvent]]) -> Jsonb:
+def _encode_batches(batches: Sequence[Sequence[PreparedEvent]]) -> Jsonb:
     events = [event for events in batches for event in events]
-    apart = _told_apart(events) if any(event.content_id for event in events) else events
+    apart = _separate_reused_ids(events) if any(event.content_id for event in events) else events
     return Jsonb(b"[" + b",".join([event.row for event in apart]) + b"]", dumps=_as_it_is)
 
 
@@ -170,12 +171,12 @@ def _id_in_row(event_id: str) -> bytes:
     return b'{"event_id":' + _bytes_of(event_id)
 
 
-def _bytes_of(value: Any) -> bytes:
-    written = dumped(value)
+def _bytes_of(value: object) -> bytes:
+    written = dump_json(value)
     return written.encode() if isinstance(written, str) else written
 
 
-def _told_apart(events: Sequence[PreparedEvent]) -> list[PreparedEvent]:
+def _separate_reused_ids(events: Sequence[PreparedEvent]) -> list[PreparedEvent]:
     """Events of one batch whose content comes again after another one of the record get another id (rule 31)."""
     last: dict[tuple[str, str, str], str] = {}
     seen: Counter[tuple[str, str]] = Counter()
@@ -190,7 +191,7 @@ def _told_apart(events: Sequence[PreparedEvent]) -> list[PreparedEvent]:
     return apart
 
 
-def _row(event: ChangeEvent) -> dict[str, Any]:
+def _build_row(event: ChangeEvent) -> dict[str, object]:
     """As the statement takes it: one document costs less than an array for each column."""
     return {
         "event_id": event.event_id,

@@ -114,7 +114,7 @@ class DueAlert:
     entity: str | None
     title: str
     n: int
-    examples: Sequence[Any]
+    examples: Sequence[object]
     updated_at: datetime
     resolved_at: datetime | None
     was_told: bool
@@ -141,7 +141,7 @@ def action_for(kind: str) -> str:
     return ACTIONS.get(kind, "See docs/operations.md.")
 
 
-def message(alerts: Sequence[DueAlert], ui_url: str) -> tuple[str, str]:
+def compose_message(alerts: Sequence[DueAlert], ui_url: str) -> tuple[str, str]:
     """Title and text for alerts of one kind and entity that are told of together.
 
     Either all of them are over or none is. Whoever was told of all of them before is told that they go on.

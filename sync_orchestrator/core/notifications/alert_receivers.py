@@ -27,7 +27,7 @@ class AlertReceiver:
         """What the outbox knows it by."""
         return "log" if self.url is None else hashlib.sha256(self.url.encode()).hexdigest()
 
-    def deliver(self, title: str, body: str) -> str | None:
+    def deliver_message(self, title: str, body: str) -> str | None:
         """Hands over a message; returns None, or without any secret why it was not taken.
 
         The log takes every message: whoever sends them writes them there.
@@ -57,6 +57,6 @@ class AlertReceiver:
         return (self.url or "").partition("://")[0]
 
 
-def receivers(urls: Sequence[str]) -> list[AlertReceiver]:
+def list_receivers(urls: Sequence[str]) -> list[AlertReceiver]:
     """Who is told, each once."""
     return [AlertReceiver(urls.index(url), url) for url in dict.fromkeys(urls)] or [AlertReceiver(0, None)]

@@ -13,23 +13,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.db.locks import AdvisoryLock, lock
-from sync_orchestrator.core.db.session import json, run
+from sync_orchestrator.core.db.locks import AdvisoryLock, acquire_lock
+from sync_orchestrator.core.db.session import run, to_jsonb
 from sync_orchestrator.core.failure_causes import MAX_OPEN_CAUSES, OTHER_REFUSALS
 from sync_orchestrator.core.notifications import queries
-from sync_orchestrator.core.notifications.alert_messages import DueAlert, message
-from sync_orchestrator.core.notifications.alert_receivers import AlertReceiver, receivers
+from sync_orchestrator.core.notifications.alert_messages import DueAlert, compose_message
+from sync_orchestrator.core.notifications.alert_receivers import AlertReceiver, list_receivers
 from sync_orchestrator.core.notifications.outbox import LEASE_SECONDS, Outbox
-from sync_orchestrator.texts.masking import mask, mask_all
+from sync_orchestrator.texts.masking import mask_all, mask_secrets
 from sync_orchestrator.texts.storable_text import storable_json, storable_text
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-    from sync_orchestrator.config import Alerts
+    from sync_orchestrator.config import AlertSettings
 
 _log = logging.getLogger("sync_orchestrator.alerts")
 
@@ -46,17 +46,17 @@ def raise_alert(
     title: str,
     *,
     entity: str | None = None,
-    examples: Sequence[Any] = (),
+    examples: Sequence[object] = (),
 ) -> None:
     """Writes an alert of something that is not about single records, or what is new of an open one."""
     run(
         connection,
         queries.RAISE_ALERT,
         kind=kind,
-        cause=_shorten(cause),
-        title=_shorten(mask(title)),
+        cause=_shorten_text(cause),
+        title=_shorten_text(mask_secrets(title)),
         entity=entity,
-        examples=json(storable_json(mask_all(list(examples)))),
+        examples=to_jsonb(storable_json(mask_all(list(examples)))),
     )
 
 
@@ -68,8 +68,8 @@ def raise_alert_for_records(
     Where many causes of a kind and entity are open, further ones share one alert.
     """
     if keys:
-        cause = _shorten(cause)
-        others = _shorten(f"{entity}: {OTHER_REFUSALS}")
+        cause = _shorten_text(cause)
+        others = _shorten_text(f"{entity}: {OTHER_REFUSALS}")
         known = run(connection, queries.LIST_OPEN_CAUSES, kind=kind, entity=entity, cause=cause, others=others)[0]
         if known.n >= MAX_OPEN_CAUSES and not known.is_open:
             cause = others
@@ -77,8 +77,8 @@ def raise_alert_for_records(
             connection,
             queries.RAISE_ALERTS_FOR_RECORDS,
             kind=kind,
-            cause=_shorten(cause),
-            title=_shorten(mask(title)),
+            cause=_shorten_text(cause),
+            title=_shorten_text(mask_secrets(title)),
             entity=entity,
             keys=sorted(set(keys)),
         )
@@ -95,12 +95,12 @@ def lock_alert_decision(connection: Connection, kind: str, about: str) -> None:
         kind: The kind of the alerts.
         about: What they have in common, such as an entity or a consumer.
     """
-    lock(connection, AdvisoryLock.ALERT_DECISION, f"{kind} {about}")
+    acquire_lock(connection, AdvisoryLock.ALERT_DECISION, f"{kind} {about}")
 
 
 def resolve_alert(connection: Connection, kind: str, cause: str | None = None) -> None:
     """The cause is over; whoever was told of it is told so."""
-    run(connection, queries.RESOLVE_ALERT, kind=kind, cause=None if cause is None else _shorten(cause))
+    run(connection, queries.RESOLVE_ALERT, kind=kind, cause=None if cause is None else _shorten_text(cause))
 
 
 def withdraw_alerts_of_system(connection: Connection, system: str) -> None:
@@ -108,11 +108,11 @@ def withdraw_alerts_of_system(connection: Connection, system: str) -> None:
     run(connection, queries.WITHDRAW_ALERT, system=system)
 
 
-def _shorten(text: str) -> str:
+def _shorten_text(text: str) -> str:
     return storable_text(text[:_MAX_TEXT_LENGTH])
 
 
-def send_due_alerts(engine: Engine, settings: Alerts, log: Log | None = None) -> int:
+def send_due_alerts(engine: Engine, settings: AlertSettings, log: Log | None = None) -> int:
     """Sends what has gathered long enough to each receiver; returns how many messages were taken.
 
     At least once: a receiver is marked as told after it took the message. One that did not take it keeps no other
@@ -124,11 +124,12 @@ def send_due_alerts(engine: Engine, settings: Alerts, log: Log | None = None) ->
         log: The method of a logger that gets each message that is sent to anybody, once. By default only messages
             without a configured URL are logged, by the logger of this module.
     """
-    known, message_log = receivers(settings.urls), _MessageLog(log)
+    known, message_log = list_receivers(settings.urls), _MessageLog(log)
     with engine.begin() as connection:
         run(connection, queries.CLEAR_SEND_ERRORS, receivers=[receiver.digest for receiver in known])
     return sum(
-        _AlertOutbox(receiver, settings, message_log).send(engine, max_batches=_MAX_MESSAGES) for receiver in known
+        _AlertOutbox(receiver, settings, message_log).send_batches(engine, max_batches=_MAX_MESSAGES)
+        for receiver in known
     )
 
 
@@ -139,7 +140,7 @@ class _MessageLog:
         self._log = log
         self._messages: set[tuple[str, str]] = set()
 
-    def write(self, receiver: AlertReceiver, title: str, body: str) -> None:
+    def write_message(self, receiver: AlertReceiver, title: str, body: str) -> None:
         if (title, body) not in self._messages and (receiver.url is None or self._log is not None):
             self._messages.add((title, body))
             (self._log or _log.warning)(f"ALERT {title}\n{body}")
@@ -162,13 +163,13 @@ class _AlertOutbox(Outbox[Sequence[DueAlert], _AlertDelivery]):
     claimed = CrashPoint("alerts.taken")
     delivered = CrashPoint("alerts.delivered")
 
-    def __init__(self, receiver: AlertReceiver, settings: Alerts, message_log: _MessageLog) -> None:
+    def __init__(self, receiver: AlertReceiver, settings: AlertSettings, message_log: _MessageLog) -> None:
         self._receiver = receiver
         self._settings = settings
         self._message_log = message_log
 
-    def claim(self, connection: Connection) -> Sequence[DueAlert] | None:
-        lock(connection, AdvisoryLock.ALERT_SENDING)
+    def claim_batch(self, connection: Connection) -> Sequence[DueAlert] | None:
+        acquire_lock(connection, AdvisoryLock.ALERT_SENDING)
         rows = run(
             connection,
             queries.CLAIM_DUE_ALERTS,
@@ -179,14 +180,14 @@ class _AlertOutbox(Outbox[Sequence[DueAlert], _AlertDelivery]):
         )
         return [DueAlert.from_row(row) for row in rows] or None
 
-    def deliver(self, batch: Sequence[DueAlert]) -> _AlertDelivery:
-        title, body = message(batch, self._settings.ui_url)
-        failure = self._receiver.deliver(title, body)
+    def deliver_batch(self, batch: Sequence[DueAlert]) -> _AlertDelivery:
+        title, body = compose_message(batch, self._settings.ui_url)
+        failure = self._receiver.deliver_message(title, body)
         if failure is None:
-            self._message_log.write(self._receiver, title, body)
+            self._message_log.write_message(self._receiver, title, body)
         return _AlertDelivery(failure)
 
-    def note(self, connection: Connection, batch: Sequence[DueAlert], result: _AlertDelivery) -> None:
+    def note_result(self, connection: Connection, batch: Sequence[DueAlert], result: _AlertDelivery) -> None:
         receiver, ids = self._receiver.digest, [alert.id for alert in batch]
         if result.failure is not None:
             run(connection, queries.NOTE_SEND_ERROR, receiver=receiver, ids=ids, error=result.failure)
@@ -210,7 +211,7 @@ def remove_records_from_alerts(connection: Connection, entity: str, keys: Sequen
     run(connection, queries.REMOVE_RECORDS_FROM_ALERTS, entity=entity, keys=list(keys))
 
 
-def summarize_open_alerts(connection: Connection, limit: int) -> dict[str, Any]:
+def summarize_open_alerts(connection: Connection, limit: int) -> dict[str, object]:
     """Returns the open alerts, newest first, how many messages are not sent yet, and why."""
     errors = run(connection, queries.SELECT_SEND_ERROR)
     return {

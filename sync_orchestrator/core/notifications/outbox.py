@@ -52,15 +52,15 @@ class Outbox(ABC, Generic[BatchT, ResultT]):
     """A batch that could not be handed over within this time after its claim began is given back instead."""
 
     @abstractmethod
-    def claim(self, connection: Connection) -> BatchT | None:
+    def claim_batch(self, connection: Connection) -> BatchT | None:
         """Leases the next batch for LEASE_SECONDS; returns None where nothing is due."""
 
     @abstractmethod
-    def deliver(self, batch: BatchT) -> ResultT:
+    def deliver_batch(self, batch: BatchT) -> ResultT:
         """Hands a batch over, outside of a transaction. Raises nothing for a receiver that fails."""
 
     @abstractmethod
-    def note(self, connection: Connection, batch: BatchT, result: ResultT) -> None:
+    def note_result(self, connection: Connection, batch: BatchT, result: ResultT) -> None:
         """Writes down how the delivery ended, and ends the lease."""
 
     def give_back(self, connection: Connection, batch: BatchT) -> None:
@@ -71,7 +71,7 @@ class Outbox(ABC, Generic[BatchT, ResultT]):
     def log_failure(self, reason: str) -> None:
         """Logs that the receiver takes nothing now."""
 
-    def send(self, engine: Engine, *, max_batches: int | None = None, max_seconds: float | None = None) -> int:
+    def send_batches(self, engine: Engine, *, max_batches: int | None = None, max_seconds: float | None = None) -> int:
         """Sends batches until nothing is due, the receiver fails, or a limit is reached.
 
         Args:
@@ -88,16 +88,16 @@ class Outbox(ABC, Generic[BatchT, ResultT]):
             max_seconds is None or time.monotonic() - began < max_seconds
         ):
             claim_began = time.monotonic()
-            batch = in_transaction(engine, self.claim)
+            batch = in_transaction(engine, self.claim_batch)
             if batch is None:
                 break
             self.claimed()
             if time.monotonic() - claim_began > self.max_hand_over_seconds:
                 in_transaction(engine, partial(self.give_back, batch=batch))
                 continue
-            result = self.deliver(batch)
+            result = self.deliver_batch(batch)
             self.delivered()
-            in_transaction(engine, partial(self.note, batch=batch, result=result))
+            in_transaction(engine, partial(self.note_result, batch=batch, result=result))
             batches += 1
             taken += result.taken_count
             if result.failure is not None:

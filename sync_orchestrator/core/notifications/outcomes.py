@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.locks import lock_records_in_order
-from sync_orchestrator.core.db.session import json, run
+from sync_orchestrator.core.db.session import run, to_jsonb
 from sync_orchestrator.core.notifications import alerts, queries
 from sync_orchestrator.core.notifications.outbox import LEASE_SECONDS, Outbox
+from sync_orchestrator.core.ports import Json
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Row
 
-    from sync_orchestrator.config import Alerts
+    from sync_orchestrator.config import AlertSettings
 
 _log = logging.getLogger("sync_orchestrator.outcomes")
 
@@ -38,7 +39,7 @@ _MAX_BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class OutcomeMessage:
     """One thing to be told."""
 
     id: int
@@ -46,11 +47,11 @@ class Outcome:
     kind: str
     entity: str
     key: str
-    data: dict[str, Any]
+    data: Json
     at: datetime
 
     @classmethod
-    def from_row(cls, row: Row[Any]) -> Outcome:
+    def from_row(cls, row: Row[Any]) -> OutcomeMessage:
         """Reads a row of ``CLAIM_DUE_OUTCOMES``."""
         return cls(
             id=row.id,
@@ -62,7 +63,7 @@ class Outcome:
             at=row.at,
         )
 
-    def cloud_event(self, source: str) -> dict[str, Any]:
+    def cloud_event(self, source: str) -> dict[str, object]:
         """It as a CloudEvent; the same each time it is sent."""
         return {
             "specversion": "1.0",
@@ -102,7 +103,7 @@ class Delivery:
 class Receiver(Protocol):
     """Somebody who is told."""
 
-    def deliver(self, outcomes: Sequence[Outcome]) -> Delivery:
+    def deliver(self, outcomes: Sequence[OutcomeMessage]) -> Delivery:
         """Hands them over, those of one record in order and none after one of them failed. Raises nothing."""
         ...
 
@@ -117,7 +118,7 @@ class OutcomeRouting:
 
 
 def record_outcomes(
-    connection: Connection, routing: OutcomeRouting, kind: str, outcomes: Sequence[tuple[str, dict[str, Any]]]
+    connection: Connection, routing: OutcomeRouting, kind: str, outcomes: Sequence[tuple[str, Json]]
 ) -> None:
     """Writes outcomes of records, by key, in the caller's transaction; costs nothing where nobody receives them."""
     receivers = routing.receivers.get(kind)
@@ -133,31 +134,31 @@ def record_outcomes(
         kind=kind,
         entity=routing.entity,
         keys=keys,
-        data=[json({"third_party": routing.system, **data}) for _, data in outcomes],
+        data=[to_jsonb({"third_party": routing.system, **data}) for _, data in outcomes],
     )
 
 
-def send_due_outcomes(engine: Engine, receivers: Mapping[str, Receiver], settings: Alerts) -> int:
+def send_due_outcomes(engine: Engine, receivers: Mapping[str, Receiver], settings: AlertSettings) -> int:
     """Sends what is due to each receiver, for a while; returns how many outcomes were taken."""
-    forget_removed_receivers(engine, list(receivers))
+    delete_removed_receivers(engine, list(receivers))
     return sum(send_outcomes(engine, name, receiver, settings) for name, receiver in receivers.items())
 
 
-def forget_removed_receivers(engine: Engine, names: Sequence[str]) -> None:
+def delete_removed_receivers(engine: Engine, names: Sequence[str]) -> None:
     """Deletes the outcomes of receivers other than these: they are no longer configured."""
     with engine.begin() as connection:
         run(connection, queries.DELETE_OLD_OUTCOMES, receivers=list(names))
 
 
-def send_outcomes(engine: Engine, name: str, receiver: Receiver, settings: Alerts) -> int:
+def send_outcomes(engine: Engine, name: str, receiver: Receiver, settings: AlertSettings) -> int:
     """Sends what is due to one receiver, for a while; returns how many outcomes were taken.
 
     Several senders may run at once: the receiver is leased to one of them, which keeps the order of each record.
     """
-    return _OutcomeOutbox(name, receiver, settings).send(engine, max_seconds=_TURN_SECONDS)
+    return _OutcomeOutbox(name, receiver, settings).send_batches(engine, max_seconds=_TURN_SECONDS)
 
 
-def unsent(connection: Connection) -> dict[str, dict[str, Any]]:
+def count_unsent(connection: Connection) -> dict[str, dict[str, object]]:
     """By receiver: how many outcomes wait for it, and why it does not take them."""
     return {
         row.receiver: {"unsent": row.n, "error": row.error} for row in run(connection, queries.COUNT_UNSENT_OUTCOMES)
@@ -169,7 +170,7 @@ class _OutcomeBatch:
     """Outcomes under the lease of their receiver."""
 
     token: int
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[OutcomeMessage]
 
 
 class _OutcomeOutbox(Outbox[_OutcomeBatch, Delivery]):
@@ -179,38 +180,38 @@ class _OutcomeOutbox(Outbox[_OutcomeBatch, Delivery]):
     delivered = CrashPoint("outcomes.delivered")
     max_hand_over_seconds = MAX_HAND_OVER_SECONDS
 
-    def __init__(self, name: str, receiver: Receiver, settings: Alerts) -> None:
+    def __init__(self, name: str, receiver: Receiver, settings: AlertSettings) -> None:
         self._name = name
         self._receiver = receiver
         self._settings = settings
 
-    def claim(self, connection: Connection) -> _OutcomeBatch | None:
+    def claim_batch(self, connection: Connection) -> _OutcomeBatch | None:
         if not run(connection, queries.HAS_DUE_OUTCOMES, receiver=self._name)[0].due:
             return None
         leased = run(connection, queries.LEASE_RECEIVER, receiver=self._name, lease=LEASE_SECONDS)
         if not leased:
             return None
         rows = run(connection, queries.CLAIM_DUE_OUTCOMES, receiver=self._name, most=_MAX_BATCH)
-        return _OutcomeBatch(leased[0].lease_token, [Outcome.from_row(row) for row in rows]) if rows else None
+        return _OutcomeBatch(leased[0].lease_token, [OutcomeMessage.from_row(row) for row in rows]) if rows else None
 
-    def deliver(self, batch: _OutcomeBatch) -> Delivery:
+    def deliver_batch(self, batch: _OutcomeBatch) -> Delivery:
         try:
             return self._receiver.deliver(batch.outcomes)
         except Exception as error:  # it is told again, and keeps nobody else from being told
             _log.exception("%s failed as none should", self._name)
             return Delivery(down=type(error).__name__)
 
-    def note(self, connection: Connection, batch: _OutcomeBatch, result: Delivery) -> None:
+    def note_result(self, connection: Connection, batch: _OutcomeBatch, result: Delivery) -> None:
         if result.taken:
             run(connection, queries.MARK_OUTCOME_SENT, ids=result.taken)
         if refused := result.refused:
             run(connection, queries.MARK_OUTCOME_REFUSED, ids=list(refused), errors=list(refused.values()))
-        receiver: dict[str, Any] = {"receiver": self._name, "token": batch.token}
+        receiver: dict[str, object] = {"receiver": self._name, "token": batch.token}
         if result.down is None:
             run(connection, queries.RELEASE_RECEIVER, **receiver)
         else:
             run(connection, queries.RELEASE_OUTCOMES, **receiver, error=result.down, at_least=result.rest)
-        self._alert(connection, result)
+        self._update_alert(connection, result)
 
     def give_back(self, connection: Connection, batch: _OutcomeBatch) -> None:
         _log.warning("A batch for %s is given back: this process stood still.", self._name)
@@ -219,7 +220,7 @@ class _OutcomeOutbox(Outbox[_OutcomeBatch, Delivery]):
     def log_failure(self, reason: str) -> None:
         _log.warning("Outcomes could not be sent, and will be tried again: %s: %s.", self._name, reason)
 
-    def _alert(self, connection: Connection, result: Delivery) -> None:
+    def _update_alert(self, connection: Connection, result: Delivery) -> None:
         """Alerts an operator while outcomes that were tried in vain have waited for too long."""
         tried = run(connection, queries.SELECT_OLDEST_TRIED_OUTCOME, receiver=self._name)[0]
         if tried.seconds is None:

@@ -1,7 +1,7 @@
 """The queries of ``core/notifications/``. Parameters are bound; batches come as arrays."""
 
 
-def _pause(first: int, longest: int, attempts: str = "attempts") -> str:
+def _retry_pause(first: int, longest: int, attempts: str = "attempts") -> str:
     """The seconds until a delivery that failed is tried again: doubled with each of the attempts before it."""
     return f"least({longest}, {first} * 2 ^ least({attempts}, 20))"
 
@@ -140,7 +140,7 @@ WHERE alert_id = ANY(%(ids)s) AND receiver = %(receiver)s
 NOTE_SEND_ERROR = f"""
 UPDATE sync.alert_receivers
 SET attempts = attempts + 1, error = %(error)s,
-    not_before = sync.clock() + make_interval(secs => {_pause(30, 900)})
+    not_before = sync.clock() + make_interval(secs => {_retry_pause(30, 900)})
 WHERE alert_id = ANY(%(ids)s) AND receiver = %(receiver)s AND not_before IS NOT NULL
 """
 
@@ -215,7 +215,7 @@ MARK_OUTCOME_SENT = "DELETE FROM sync.outcomes WHERE id = ANY(%(ids)s)"
 MARK_OUTCOME_REFUSED = f"""
 UPDATE sync.outcomes o
 SET attempts = o.attempts + 1, error = v.error,
-    not_before = sync.clock() + make_interval(secs => {_pause(10, 3600, "o.attempts")})
+    not_before = sync.clock() + make_interval(secs => {_retry_pause(10, 3600, "o.attempts")})
 FROM unnest(%(ids)s::bigint[], %(errors)s::text[]) AS v (id, error) WHERE o.id = v.id
 """
 
@@ -227,7 +227,7 @@ WHERE receiver = %(receiver)s AND lease_token = %(token)s
 RELEASE_OUTCOMES = f"""
 UPDATE sync.outcome_receivers
 SET lease_until = NULL, attempts = attempts + 1, error = %(error)s,
-    not_before = sync.clock() + make_interval(secs => greatest(%(at_least)s, {_pause(5, 900)}))
+    not_before = sync.clock() + make_interval(secs => greatest(%(at_least)s, {_retry_pause(5, 900)}))
 WHERE receiver = %(receiver)s AND lease_token = %(token)s
 """
 

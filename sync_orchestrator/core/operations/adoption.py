@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
@@ -24,14 +25,14 @@ from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
 from sync_orchestrator.core.groups.concurrency import GROUPS_SYNCED_AT_ONCE
 from sync_orchestrator.core.groups.registry import discover_groups
 from sync_orchestrator.core.ledger.finishing import finish_reached
-from sync_orchestrator.core.operations.adoption_links import Listed, Standing, link
+from sync_orchestrator.core.operations.adoption_links import Listed, Standing, link_record
 from sync_orchestrator.core.operations.adoption_report import Adoption, GroupListing
 from sync_orchestrator.core.operations.queries import adoption as adoption_queries
 from sync_orchestrator.core.ports import Found, Item
-from sync_orchestrator.core.push.account_check import ask_account
+from sync_orchestrator.core.push.account_check import read_account
 from sync_orchestrator.core.push.claims import read_parts
 from sync_orchestrator.core.systems.installation import is_about_database
-from sync_orchestrator.core.systems.suspension import lift, read_suspended_at, suspend, suspension_of
+from sync_orchestrator.core.systems.suspension import lift_suspension, read_suspended_at, suspend, suspension_of
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import CallFailed, DeletionsHeld, GroupBusy, MappingFailed
 
@@ -81,7 +82,7 @@ async def adopt(
     lifted = {result.system for result in results if result.lifted}
     for entity, result in zip(entities, results, strict=True):
         if result.system in lifted:
-            await _prove(context, entity, result, progress)
+            await _prove_in_sync(context, entity, result, progress)
     return results
 
 
@@ -115,18 +116,18 @@ class _Adoption:
         self._recreate_missing = recreate_missing
         self._allow_deletions = allow_deletions
         self._progress = progress
-        self._since: Any = None
+        self._since: datetime | None = None
         self._reason = ""
         self._account: str | None = None
         self._due: set[str] = set()
         self.result = Adoption(entity.name, entity.system_name)
 
-    async def _db(self, work: Callable[[Connection], T]) -> T:
+    async def _run_in_transaction(self, work: Callable[[Connection], T]) -> T:
         return await asyncio.to_thread(in_transaction, self._context.engine, work)
 
     async def run(self, groups: Sequence[str] | None) -> Adoption:
-        await self._db(self._begin)
-        self._account = await ask_account(self._context, self._entity.system_name)
+        await self._run_in_transaction(self._read_suspension)
+        self._account = await read_account(self._context, self._entity.system_name)
         await discover_groups(self._context, self._entity)
         await self._until_nothing_is_under_way()
         left = await self._list_groups(groups)
@@ -142,16 +143,16 @@ class _Adoption:
         if not self._entity.third_party.capabilities.can_lookup:
             await self._read_missing()
         try:
-            if (stopped := await self._db(self._too_many_missing)) is not None:
+            if (stopped := await self._run_in_transaction(self._too_many_missing)) is not None:
                 self.result.stopped = stopped
                 return self.result
             began = await self._link_all()
-            await self._db(lambda connection: self._finish(connection, began))
+            await self._run_in_transaction(lambda connection: self._finish_linking(connection, began))
         except _Overtaken as overtaken:
             self.result.stopped = str(overtaken)
         return self.result
 
-    def _hold(self, connection: Connection) -> None:
+    def _lock_suspension(self, connection: Connection) -> None:
         """Holds the suspension until the transaction ends, so that listing and linking belong together.
 
         Raises _Overtaken where it is another one by now, or another adoption is under way.
@@ -163,7 +164,7 @@ class _Adoption:
         if any(row.group_key in self._due and not row.listed for row in rows):
             raise _Overtaken("another adoption of the same entity is under way")
 
-    def _begin(self, connection: Connection) -> None:
+    def _read_suspension(self, connection: Connection) -> None:
         self._since, self._reason = read_suspended_at(connection, self._entity.system_name)
 
     # Listing ----------------------------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ class _Adoption:
     async def _until_nothing_is_under_way(self) -> None:
         """Calls that began before the suspension may still take effect, and show in the listing after that."""
         waited = False
-        while (seconds := await self._db(self._seconds_under_way)) > 0:
+        while (seconds := await self._run_in_transaction(self._seconds_under_way)) > 0:
             self._progress(f"{self._entity.name}: calls may be under way, waiting {seconds:.0f} s")
             waited = True
             await asyncio.sleep(min(seconds, _WAIT_STEP_SECONDS))
@@ -195,7 +196,7 @@ class _Adoption:
 
     async def _list_groups(self, chosen: Sequence[str] | None) -> list[str]:
         """Lists the chosen groups, or all; returns those that are still to be listed."""
-        known = await self._db(
+        known = await self._run_in_transaction(
             lambda connection: run(
                 connection, adoption_queries.LIST_GROUPS_TO_ADOPT, entity=self._entity.name, since=self._since
             )
@@ -208,12 +209,12 @@ class _Adoption:
         self._due = set(due)
         places = asyncio.Semaphore(GROUPS_SYNCED_AT_ONCE)
 
-        async def one(group: str) -> GroupListing:
+        async def list_in_turn(group: str) -> GroupListing:
             async with places:
                 return await self._list_group(group)
 
         self.result.groups = list(
-            await asyncio.gather(*(one(group) for group in due if chosen is None or group in chosen))
+            await asyncio.gather(*(list_in_turn(group) for group in due if chosen is None or group in chosen))
         )
         for listing in self.result.groups:
             due[listing.group] = listing.error is None
@@ -237,13 +238,13 @@ class _Adoption:
 
     async def _list_third_party(self, result: GroupListing) -> None:
         known = {"entity": self._entity.name, "group": result.group}
-        await self._db(lambda connection: _forget_listing(connection, **known))
+        await self._run_in_transaction(lambda connection: _delete_listing(connection, **known))
         async for page in self._entity.third_party.pages(result.group):
-            await self._keep(page, result.group)
+            await self._store_page(page, result.group)
             result.listed += len(page)
-        await self._db(lambda connection: run(connection, adoption_queries.MARK_GROUP_LISTED, **known))
+        await self._run_in_transaction(lambda connection: run(connection, adoption_queries.MARK_GROUP_LISTED, **known))
 
-    async def _keep(self, page: Sequence[Found], group: str) -> None:
+    async def _store_page(self, page: Sequence[Found], group: str) -> None:
         """Keeps records of the third party, each in the group that it names."""
         columns = {
             "group": [found.group or group for found in page],
@@ -252,7 +253,7 @@ class _Adoption:
             "digest": [self._entity.digest_of_found(found, found.group or group) for found in page],
         }
         if page:
-            await self._db(
+            await self._run_in_transaction(
                 lambda connection: run(connection, adoption_queries.ADD_TO_LISTING, entity=self._entity.name, **columns)
             )
 
@@ -265,12 +266,12 @@ class _Adoption:
             return
         limit = asyncio.Semaphore(self._entity.system.concurrency)
 
-        async def one(row: Any) -> Found | None:
+        async def read_in_turn(row: Row[Any]) -> Found | None:
             async with limit:
                 return await self._entity.third_party.read(Item(row.key, row.group_key, {}, row.external_id))
 
         after = ""
-        while rows := await self._db(
+        while rows := await self._run_in_transaction(
             lambda connection, after=after: run(  # type: ignore[misc]
                 connection,
                 adoption_queries.COUNT_MISSING_WITH_ID,
@@ -279,16 +280,16 @@ class _Adoption:
                 limit=BATCH_SIZE,
             )
         ):
-            found = await asyncio.gather(*(one(row) for row in rows))
+            found = await asyncio.gather(*(read_in_turn(row) for row in rows))
             for row, record in zip(rows, found, strict=True):
                 if record is not None and record.key == row.key:
-                    await self._keep([record], row.group_key)
+                    await self._store_page([record], row.group_key)
             after = rows[-1].key
 
     def _too_many_missing(self, connection: Connection) -> str | None:
-        self._hold(connection)
+        self._lock_suspension(connection)
         row = run(connection, adoption_queries.COUNT_MISSING, entity=self._entity.name)[0]
-        cap = self._entity.settings.validation.deletions.cap(row.acknowledged)
+        cap = self._entity.settings.validation.deletions.group_cap(row.acknowledged)
         if self._recreate_missing or row.missing <= cap:
             return None
         return (
@@ -299,14 +300,16 @@ class _Adoption:
 
     # Linking ----------------------------------------------------------------------------------------------------------
 
-    async def _link_all(self) -> Any:
+    async def _link_all(self) -> datetime:
         """Links in batches, in key order; returns when it began."""
         self._progress(f"{self._entity.name}: linking by key")
-        began = await self._db(lambda connection: run(connection, "SELECT sync.clock() AS now")[0].now)
+        began: datetime = await self._run_in_transaction(
+            lambda connection: run(connection, "SELECT sync.clock() AS now")[0].now
+        )
         after: str | None = ""
         outcomes: Counter[str] = Counter()
         while after is not None:
-            after, linked = await self._db(
+            after, linked = await self._run_in_transaction(
                 lambda connection, after=after: self._link_batch(  # type: ignore[misc]
                     connection, adoption_queries.SELECT_RECORDS_BESIDE_LISTING, after=after, limit=BATCH_SIZE
                 )
@@ -316,16 +319,19 @@ class _Adoption:
         self.result.linked = dict(sorted(outcomes.items()))
         return began
 
-    def _link_batch(self, connection: Connection, statement: str, **chosen: Any) -> tuple[str | None, Counter[str]]:
+    def _link_batch(self, connection: Connection, statement: str, **chosen: object) -> tuple[str | None, Counter[str]]:
         """Links some records; returns the last key, or None where there were none, and what follows for them."""
-        self._hold(connection)
+        self._lock_suspension(connection)
         capabilities = self._entity.third_party.capabilities
         rows = run(connection, statement, entity=self._entity.name, grouped=capabilities.group_in_address, **chosen)
         if not rows:
             return None, Counter()
-        wanted = self._wanted(connection, rows)
+        wanted = self._digest_wanted(connection, rows)
         links = [
-            link(_standing(row, wanted.get(row.key)), _there(row), can_look_up=capabilities.can_lookup) for row in rows
+            link_record(
+                _build_standing(row, wanted.get(row.key)), _build_listed(row), can_look_up=capabilities.can_lookup
+            )
+            for row in rows
         ]
         run(
             connection,
@@ -345,7 +351,7 @@ class _Adoption:
         )
         return str(rows[-1].key), Counter(each.outcome for each in links)
 
-    def _wanted(self, connection: Connection, rows: Sequence[Any]) -> dict[str, bytes]:
+    def _digest_wanted(self, connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, bytes]:
         """By key the digest of what would be sent now, for records that the third party shows."""
         chosen = [row for row in rows if row.ready and not row.deleted and row.there_id is not None]
         name = self._entity.name
@@ -353,28 +359,28 @@ class _Adoption:
         wanted = {}
         for row in chosen:
             try:
-                payload = self._entity.mapping.payload(row.key, row.group_key, parts.get((name, row.key), {}))
+                payload = self._entity.mapping.build_payload(row.key, row.group_key, parts.get((name, row.key), {}))
                 wanted[row.key] = self._entity.mapping.digest_of_ours(payload)
             except (MappingFailed, ValueError):
                 continue  # its push reports that
         return wanted
 
-    def _finish(self, connection: Connection, began: Any) -> None:
+    def _finish_linking(self, connection: Connection, began: datetime) -> None:
         """Links what the archive received while it was linked, and lets pushes go on where nothing else is due."""
         name, system = self._entity.name, self._entity.system_name
         self._link_batch(connection, adoption_queries.SELECT_CHANGED_BESIDE_LISTING, since=began)
-        self._report(connection)
+        self._report_leftovers(connection)
         run(connection, adoption_queries.MARK_ADOPTED, entity=name)
-        _forget_listing(connection, entity=name, group=None)
+        _delete_listing(connection, entity=name, group=None)
         self.result.still_to_adopt = [
             row.name
             for row in run(connection, adoption_queries.SELECT_NOT_ADOPTED, entities=self._needed, since=self._since)
         ]
         if not self.result.still_to_adopt:
-            self.result.lifted = lift(connection, system, account=self._account)
+            self.result.lifted = lift_suspension(connection, system, account=self._account)
         _before_commit()
 
-    def _report(self, connection: Connection) -> None:
+    def _report_leftovers(self, connection: Connection) -> None:
         unmanaged = run(connection, adoption_queries.LIST_UNMANAGED, entity=self._entity.name)[0]
         self.result.unmanaged, self.result.unmanaged_examples = unmanaged.n, list(unmanaged.examples)
         self.result.duplicates = {
@@ -383,20 +389,20 @@ class _Adoption:
         }
 
 
-def _forget_listing(connection: Connection, entity: str, group: str | None) -> None:
+def _delete_listing(connection: Connection, entity: str, group: str | None) -> None:
     run(connection, adoption_queries.SELECT_NOT_LISTED, entity=entity, group=group)
     run(connection, adoption_queries.DELETE_LISTING, entity=entity, group=group)
 
 
-def _standing(row: Any, wanted: bytes | None) -> Standing:
+def _build_standing(row: Row[Any], wanted: bytes | None) -> Standing:
     return Standing(row.group_key, row.revision, row.deleted, row.applied_revision != row.revision, wanted)
 
 
-def _there(row: Any) -> Listed | None:
+def _build_listed(row: Row[Any]) -> Listed | None:
     return None if row.there_id is None else Listed(row.there_id, row.there_group, bytes(row.there_digest))
 
 
-async def _prove(context: Context, entity: EntityContext, result: Adoption, progress: Progress) -> None:
+async def _prove_in_sync(context: Context, entity: EntityContext, result: Adoption, progress: Progress) -> None:
     """Pushes what is out of sync, makes up for lost notifications, and validates each group in full."""
     from sync_orchestrator.core.validation.validate import validate  # imports pandas, which only this needs
 

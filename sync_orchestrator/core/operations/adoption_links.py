@@ -45,7 +45,7 @@ class Link:
     look_up: bool = False
 
 
-def link(standing: Standing, there: Listed | None, *, can_look_up: bool) -> Link:
+def link_record(standing: Standing, there: Listed | None, *, can_look_up: bool) -> Link:
     """What a record counts as, given what the third party lists under its key. Pure.
 
     A deleted record that is there again is not deleted from here: validation finds it as ``extra``, and its caps apply.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.validation.source_check import SourceCheck
+from sync_orchestrator.core.validation.source_check import SourceCheckResult
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.validation.validate import GroupValidation
@@ -43,5 +43,5 @@ class Adoption:
     lifted: bool = False
     still_to_adopt: list[str] = field(default_factory=list)
     """Entities of the same third party that keep pushes suspended."""
-    checks: list[SourceCheck] = field(default_factory=list)
+    checks: list[SourceCheckResult] = field(default_factory=list)
     validations: list[GroupValidation] = field(default_factory=list)

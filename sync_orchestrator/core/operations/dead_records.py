@@ -40,7 +40,7 @@ def redrive_dead_records(engine: Engine, selection: DeadSelection, *, confirmed_
     assert selection.entity is not None
     assert selection.keys is not None or not confirmed_absent
     return in_transaction(
-        engine, lambda connection: _redrive(connection, str(selection.entity), selection, confirmed_absent)
+        engine, lambda connection: _redrive_records(connection, str(selection.entity), selection, confirmed_absent)
     )
 
 
@@ -53,7 +53,9 @@ def discard_dead_records(engine: Engine, selection: DeadSelection, reason: str) 
     assert selection.entity is not None
     if not reason.strip():
         raise UsageError("a discard needs a reason")
-    count = in_transaction(engine, lambda connection: _discard(connection, str(selection.entity), selection, reason))
+    count = in_transaction(
+        engine, lambda connection: _discard_records(connection, str(selection.entity), selection, reason)
+    )
     if not count:
         raise NotFound(
             f"nothing of {selection.entity} that is selected is dead; "
@@ -62,7 +64,7 @@ def discard_dead_records(engine: Engine, selection: DeadSelection, reason: str) 
     return count
 
 
-def _redrive(connection: Connection, entity: str, selection: DeadSelection, confirmed_absent: bool) -> int:
+def _redrive_records(connection: Connection, entity: str, selection: DeadSelection, confirmed_absent: bool) -> int:
     records, unarchived = lock_dead(connection, selection, ALL_STATES if selection.keys is not None else DEAD_STATES)
     keys = sorted({*records, *unarchived.values()})
     if not keys:
@@ -70,23 +72,23 @@ def _redrive(connection: Connection, entity: str, selection: DeadSelection, conf
     if confirmed_absent:
         confirm_absent(connection, entity, records)
     release_from_hold(connection, entity, records)
-    redrive_events_of(connection, seqs=_seqs(connection, entity, records, unarchived), entity=entity)
+    redrive_events_of(connection, seqs=_find_seqs(connection, entity, records, unarchived), entity=entity)
     _end_alerts(connection, entity, keys)
     finish_reached(connection, entity, keys)
     notify_work(connection)
     return len(keys)
 
 
-def _discard(connection: Connection, entity: str, selection: DeadSelection, reason: str) -> int:
+def _discard_records(connection: Connection, entity: str, selection: DeadSelection, reason: str) -> int:
     records, unarchived = lock_dead(connection, selection, DEAD_STATES)
     keys = sorted({*records, *unarchived.values()})
     discard_records(connection, entity, records, reason)
-    discard_dead_events(connection, _seqs(connection, entity, records, unarchived), reason)
+    discard_dead_events(connection, _find_seqs(connection, entity, records, unarchived), reason)
     _end_alerts(connection, entity, keys)
     return len(keys)
 
 
-def _seqs(connection: Connection, entity: str, records: list[str], unarchived: dict[int, str]) -> list[int]:
+def _find_seqs(connection: Connection, entity: str, records: list[str], unarchived: dict[int, str]) -> list[int]:
     return sorted({*find_archived_events(connection, entity, records), *unarchived})
 
 

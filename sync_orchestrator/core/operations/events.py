@@ -26,7 +26,7 @@ def redrive_events(engine: Engine, seqs: Sequence[int] | None = None, entity: st
     event brought are redriven by ``dead_records.redrive_dead_records``.
     """
 
-    def work(connection: Connection) -> int:
+    def redrive_rows(connection: Connection) -> int:
         rows = redrive_events_of(connection, seqs=seqs, entity=entity)
         by_entity: dict[str, list[Any]] = {}
         for row in rows:
@@ -40,7 +40,7 @@ def redrive_events(engine: Engine, seqs: Sequence[int] | None = None, entity: st
         notify_work(connection)
         return len(rows)
 
-    return in_transaction(engine, work)
+    return in_transaction(engine, redrive_rows)
 
 
 def discard_events(engine: Engine, seqs: Sequence[int], reason: str) -> int:
@@ -51,7 +51,7 @@ def discard_events(engine: Engine, seqs: Sequence[int], reason: str) -> int:
     """
     require_discard_reason(reason)
 
-    def work(connection: Connection) -> int:
+    def discard_rows(connection: Connection) -> int:
         archived = find_dead_records_of_events(connection, seqs)
         count = discard_dead_events(connection, seqs, reason)
         for name, keys in sorted(archived.items()):
@@ -59,7 +59,7 @@ def discard_events(engine: Engine, seqs: Sequence[int], reason: str) -> int:
         alerts.resolve_dead_alerts(connection)
         return count
 
-    count = in_transaction(engine, work)
+    count = in_transaction(engine, discard_rows)
     if not count:
         raise NotFound("none of these events is dead; `sync-orchestrator events list --state dead` shows which are")
     return count

@@ -22,52 +22,54 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 if TYPE_CHECKING:
-    from sync_orchestrator.config import Alerts, Entity
+    from sync_orchestrator.config import AlertSettings, EntitySettings
 
 
 WATCH_SECONDS = 60.0
 """The time between two rounds of ``watch``, whoever does them."""
 
 
-def look_after(connection: Connection) -> Conservation:
+def run_maintenance(connection: Connection) -> Conservation:
     """The daily round: makes partitions, forgets what ended long ago, counts everything; harmless to repeat."""
     partitions.ensure_partitions(connection)
-    rejected_messages.forget_old(connection)
-    rollout.forget_old(connection)
+    rejected_messages.delete_old_messages(connection)
+    rollout.delete_old_counters(connection)
     return check_conservation(connection)
 
 
-def watch_if_due(engine: Engine, settings: Alerts, entities: Mapping[str, Entity]) -> bool:
+def watch_if_due(engine: Engine, settings: AlertSettings, entities: Mapping[str, EntitySettings]) -> bool:
     """Does the round of every minute unless a process has done it within the last one; returns whether it did."""
 
-    def work(connection: Connection) -> bool:
+    def watch_once(connection: Connection) -> bool:
         if not claim_round(connection, "watch", WATCH_SECONDS):
             return False
-        watch(connection, settings, entities)
+        watch_backlog(connection, settings, entities)
         return True
 
-    return in_transaction(engine, work)
+    return in_transaction(engine, watch_once)
 
 
-def watch(connection: Connection, settings: Alerts, entities: Mapping[str, Entity] | None = None) -> None:
+def watch_backlog(
+    connection: Connection, settings: AlertSettings, entities: Mapping[str, EntitySettings] | None = None
+) -> None:
     """The round of every minute: alerts for what waits or is due too long, and the end of alerts that are over."""
     suspended = list_suspended_systems(connection)
-    tell_of_overdue(
+    alert_overdue(
         connection,
         settings.overdue_after,
         sorted(name for name, entity in (entities or {}).items() if entity.third_party.system in suspended),
     )
-    tell_of_silence(connection, settings.silent_after)
+    alert_stalled_sensors(connection, settings.silent_after)
     for name, entity in (entities or {}).items():
-        tell_of_not_validated(
+        alert_not_validated(
             connection, name, entity.third_party.system, 2 * entity.validation.every + settings.silent_after
         )
-    tell_of_long_waiting(connection, settings.waiting_after)
+    alert_stuck_waiting(connection, settings.waiting_after)
     alerts.resolve_dead_alerts(connection)
     end_old_strays(connection)
 
 
-def tell_of_overdue(connection: Connection, after: float, suspended: Sequence[str] = ()) -> None:
+def alert_overdue(connection: Connection, after: float, suspended: Sequence[str] = ()) -> None:
     """Work that is due for more than ``after`` seconds, or the end of it.
 
     Records of entities in ``suspended`` wait for an adoption, which has an alert of its own.
@@ -79,7 +81,7 @@ def tell_of_overdue(connection: Connection, after: float, suspended: Sequence[st
         alerts.raise_alert(connection, "overdue", "work", f"work is due for {seconds / 60:.0f} minutes and not done")
 
 
-def tell_of_silence(connection: Connection, after: float) -> None:
+def alert_stalled_sensors(connection: Connection, after: float) -> None:
     """A sensor that has looked for changes once, and not for more than ``after`` seconds; or the end of it."""
     seconds = run(connection, queries.SECONDS_SINCE_HEARTBEAT)[0].seconds
     if seconds is None or seconds <= after:
@@ -93,7 +95,7 @@ def tell_of_silence(connection: Connection, after: float) -> None:
         )
 
 
-def tell_of_not_validated(connection: Connection, entity: str, system: str, after: float) -> None:
+def alert_not_validated(connection: Connection, entity: str, system: str, after: float) -> None:
     """Groups of an entity of which nobody knows for more than ``after`` seconds whether they are in sync."""
     late = run(connection, queries.LIST_NOT_VALIDATED, entity=entity, system=system, after=after)[0]
     if not late.n:
@@ -109,7 +111,7 @@ def tell_of_not_validated(connection: Connection, entity: str, system: str, afte
         )
 
 
-def tell_of_long_waiting(connection: Connection, after: float) -> None:
+def alert_stuck_waiting(connection: Connection, after: float) -> None:
     """What waits for its record, or for what it refers to, for more than ``after`` seconds; each is told of once."""
     for row in run(connection, queries.LIST_LONG_WAITING, after=after):
         alerts.raise_alert_for_records(

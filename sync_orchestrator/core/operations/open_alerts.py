@@ -48,9 +48,9 @@ class OpenAlerts:
     count: int
     """The number of all open alerts."""
 
-    def digest(self) -> str:
+    def compute_digest(self) -> str:
         """Changes when an alert begins or ends, or a pause does."""
-        return _digest(
+        return _digest_json(
             [
                 [[entity, each.kind, each.cause] for entity, some in self.alerts.items() for each in some],
                 [[pause.entity, pause.reason] for pause in self.pauses.values()],
@@ -59,7 +59,7 @@ class OpenAlerts:
 
     def digest_of_figures(self) -> str:
         """Changes when anything does that is reported, such as the count of an alert."""
-        return _digest(
+        return _digest_json(
             [
                 [[entity, each.kind, each.title, each.count] for entity, some in self.alerts.items() for each in some],
                 [[pause.entity, pause.waiting] for pause in self.pauses.values()],
@@ -79,13 +79,13 @@ def open_alerts(connection: Connection, systems: Mapping[str, str]) -> OpenAlert
         for row in run(connection, alerts_queries.LIST_OPEN_ALERTS)
     ]
     return OpenAlerts(
-        {entity: [alert for alert in found if _concerns(alert, entity, systems)] for entity in systems},
+        {entity: [alert for alert in found if _concerns_entity(alert, entity, systems)] for entity in systems},
         pauses_of(connection, systems),
         len(found),
     )
 
 
-def _concerns(alert: OpenAlert, entity: str, systems: Mapping[str, str]) -> bool:
+def _concerns_entity(alert: OpenAlert, entity: str, systems: Mapping[str, str]) -> bool:
     if alert.entity in systems:
         return alert.entity == entity
     if alert.kind in _OF_A_THIRD_PARTY and alert.cause in systems.values():
@@ -93,5 +93,5 @@ def _concerns(alert: OpenAlert, entity: str, systems: Mapping[str, str]) -> bool
     return True
 
 
-def _digest(value: object) -> str:
+def _digest_json(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.archive.archived_records import find_record, list_parts_of_record, read_stamps
 from sync_orchestrator.core.archive.changes_from_reads import change_of_read
@@ -21,13 +21,13 @@ from sync_orchestrator.core.ledger.finishing import finish_reread
 from sync_orchestrator.core.ledger.lookups import list_events_of_record
 from sync_orchestrator.core.ledger.retrying import redrive_events_of
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.ports import PartRead, SourceSystem
+from sync_orchestrator.core.ports import Json, PartRead, SourceSystem
 from sync_orchestrator.core.push.attempt_log import list_attempts
 from sync_orchestrator.core.push.claims import read_parts
 from sync_orchestrator.core.push.hold import release_from_hold, request_push
 from sync_orchestrator.core.systems.epochs import list_epochs, step_epoch
 from sync_orchestrator.core.validation.drift_log import list_drift_of_record
-from sync_orchestrator.core.values.names import composed
+from sync_orchestrator.core.values.names import to_nfc
 from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
 from sync_orchestrator.errors import CallFailed, Failure, NotFound
@@ -38,36 +38,36 @@ if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context, EntityContext
     from sync_orchestrator.core.values.mapping import Mapping
 
-Biography = dict[str, Any]
+Biography = Json
 
 
 @dataclass(frozen=True, slots=True)
 class Archived:
     """A record as the archive has it: what the third party should hold, and when it last acknowledged any of it."""
 
-    payload: dict[str, Any] | None
+    payload: Json | None
     """None for a tombstone."""
     group: str | None
     revision: int
     applied_at: datetime | None
 
 
-def archived(connection: Connection, entity: str, key: str, mapping: Mapping) -> Archived | None:
+def read_archived(connection: Connection, entity: str, key: str, mapping: Mapping) -> Archived | None:
     """A record's newest state, mapped; None where it is not known, or not all of it. Raises MappingFailed."""
     row = find_record(connection, entity, key)
     if row is None or not (row.ready or row.deleted):
         return None
     parts = read_parts(connection, [entity], [key]).get((entity, key), {})
-    payload = None if row.deleted else mapping.payload(key, row.group_key, parts)
+    payload = None if row.deleted else mapping.build_payload(key, row.group_key, parts)
     return Archived(payload, row.group_key, row.revision, row.applied_at)
 
 
-def show(connection: Connection, entity: str, key: str) -> Biography:
+def read_biography(connection: Connection, entity: str, key: str) -> Biography:
     """Everything known of a record, each list in order of time.
 
     Raises NotFound where neither archive nor ledger has it.
     """
-    key = composed(key)
+    key = to_nfc(key)
     record = find_record(connection, entity, key)
     events = list_events_of_record(connection, entity, key)
     if record is None and not events:
@@ -81,27 +81,27 @@ def show(connection: Connection, entity: str, key: str) -> Biography:
     }
 
 
-async def refresh(context: Context, entity: EntityContext, key: str) -> dict[str, str]:
+async def refresh_record(context: Context, entity: EntityContext, key: str) -> dict[str, str]:
     """Rereads a record's parts and makes the archive say what they say, whatever version stood there.
 
     Returns what was found, by part. What a source does not have, asked twice, is taken for deleted. A record on hold
     is due again, its events are tried again, and those held back for a version in the future are superseded. A change
     that arrives during the reading is not overwritten. Raises CallFailed, NotFound.
     """
-    key, readable = composed(key), sorted(entity.rules.readable)
+    key, readable = to_nfc(key), sorted(entity.rules.readable)
     if not readable:
         raise NotFound(f"no source system of {entity.name} can be read by key")
     before, number = await asyncio.to_thread(
         in_transaction,
         context.engine,
-        lambda connection: (_stamps(connection, entity, key), next_read_sequence(connection)),
+        lambda connection: (_read_stamps(connection, entity, key), next_read_sequence(connection)),
     )
-    found = await asyncio.gather(*(_read(entity.sources[part], key) for part in readable))
+    found = await asyncio.gather(*(_read_part(entity.sources[part], key) for part in readable))
     reads = dict(zip(readable, found, strict=True))
     await asyncio.to_thread(
-        in_transaction, context.engine, lambda connection: _take(connection, entity, key, reads, before, number)
+        in_transaction, context.engine, lambda connection: _merge_reads(connection, entity, key, reads, before, number)
     )
-    return {part: _told(part, reads) for part in entity.sources}
+    return {part: _describe_read(part, reads) for part in entity.sources}
 
 
 def push_again(connection: Connection, entity: str, key: str) -> str:
@@ -109,7 +109,7 @@ def push_again(connection: Connection, entity: str, key: str) -> str:
 
     Raises NotFound where there is nothing to push, or a push is under way.
     """
-    key = composed(key)
+    key = to_nfc(key)
     group = request_push(connection, entity, key)
     if group is None:
         known = find_record(connection, entity, key)
@@ -125,7 +125,7 @@ def push_again(connection: Connection, entity: str, key: str) -> str:
     return group
 
 
-async def _read(source: SourceSystem, key: str) -> PartRead | None:
+async def _read_part(source: SourceSystem, key: str) -> PartRead | None:
     found = await source.read(key)
     found = await source.read(key) if found is None else found
     _, unusable = sort_out([] if found is None else [found])
@@ -134,7 +134,7 @@ async def _read(source: SourceSystem, key: str) -> PartRead | None:
     return found
 
 
-def _told(part: str, reads: dict[str, PartRead | None]) -> str:
+def _describe_read(part: str, reads: dict[str, PartRead | None]) -> str:
     if part not in reads:
         return "cannot be read by key"
     found = reads[part]
@@ -143,11 +143,11 @@ def _told(part: str, reads: dict[str, PartRead | None]) -> str:
     return f"version {found.version}, deleted" if found.deleted else f"version {found.version}"
 
 
-def _stamps(connection: Connection, entity: EntityContext, key: str) -> dict[str, Stamp]:
+def _read_stamps(connection: Connection, entity: EntityContext, key: str) -> dict[str, Stamp]:
     return {part: stamp for (_, part), stamp in read_stamps(connection, entity.name, [key], entity.rules.lag).items()}
 
 
-def _take(
+def _merge_reads(
     connection: Connection,
     entity: EntityContext,
     key: str,
@@ -156,7 +156,7 @@ def _take(
     number: int,
 ) -> None:
     lock_record(connection, entity.name, key)
-    now = _stamps(connection, entity, key)
+    now = _read_stamps(connection, entity, key)
     unmoved = {part for part in reads if now.get(part) == before.get(part)}
     epochs = list_epochs(connection)
     changes: list[Change] = []

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from sync_orchestrator.core.archive.archived_records import list_digests, read_parts_data
 from sync_orchestrator.core.archive.record_resets import step_revisions
 from sync_orchestrator.core.context import Context, EntityContext
-from sync_orchestrator.core.db.locks import AdvisoryLock, lock
+from sync_orchestrator.core.db.locks import AdvisoryLock, acquire_lock
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.errors import MappingFailed
 
@@ -35,7 +36,7 @@ def remap(context: Context) -> int:
 
 
 def _remap_entity(connection: Connection, entity: EntityContext) -> int:
-    lock(connection, AdvisoryLock.REMAP)
+    acquire_lock(connection, AdvisoryLock.REMAP)
     before = run(connection, _FINGERPRINT, name=entity.name)[0].fingerprint
     changed = 0
     if before is not None and before != entity.mapping.fingerprint:
@@ -50,13 +51,13 @@ def _remap_entity(connection: Connection, entity: EntityContext) -> int:
     return changed
 
 
-def _changed_keys(connection: Connection, entity: EntityContext, rows: Any) -> list[str]:
+def _changed_keys(connection: Connection, entity: EntityContext, rows: Sequence[Row[Any]]) -> list[str]:
     parts = read_parts_data(connection, entity.name, [row.key for row in rows])
-    return [row.key for row in rows if _digest(entity, row, parts.get(row.key, {})) != bytes(row.applied_digest)]
+    return [row.key for row in rows if _digest_record(entity, row, parts.get(row.key, {})) != bytes(row.applied_digest)]
 
 
-def _digest(entity: EntityContext, row: Any, parts: dict[str, Any]) -> bytes | None:
+def _digest_record(entity: EntityContext, row: Row[Any], parts: Mapping[str, object]) -> bytes | None:
     try:
-        return entity.mapping.digest_of_ours(entity.mapping.payload(row.key, row.group_key, parts))
+        return entity.mapping.digest_of_ours(entity.mapping.build_payload(row.key, row.group_key, parts))
     except MappingFailed:
         return None

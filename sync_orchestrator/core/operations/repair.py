@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
@@ -23,7 +23,7 @@ from sync_orchestrator.core.groups.registry import count_group_records
 from sync_orchestrator.core.operations.queries import repair as repair_queries
 from sync_orchestrator.core.systems.breaker import is_open
 from sync_orchestrator.core.validation.repair_queue import RepairTarget, queue_repairs
-from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources
+from sync_orchestrator.core.validation.source_check import SourceCheckResult, check_sources
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
 
 _before_commit = CrashPoint("repair.before_commit")
@@ -43,7 +43,7 @@ class Repaired:
     sent: int = 0
     overtaken: int = 0
     held: str | None = None
-    sources: SourceCheck | None = None
+    sources: SourceCheckResult | None = None
     validation: GroupValidation | None = None
 
 
@@ -68,7 +68,7 @@ async def repair(
     """
     work = _Repair(context, entity, group, key, allow_deletions)
     result = work.result
-    if await asyncio.to_thread(in_transaction, context.engine, work.send):
+    if await asyncio.to_thread(in_transaction, context.engine, work.queue_drift):
         result.sources = await check_sources(context, entity, group, repair="auto", key=key)
         await drain(context, linger=0)
     if result.sent:
@@ -89,7 +89,7 @@ class _Repair:
         self._allowed = allowed
         self.result = Repaired(entity.name, group)
 
-    def send(self, connection: Connection) -> bool:
+    def queue_drift(self, connection: Connection) -> bool:
         """Puts drift on its way; says whether notifications were lost, too."""
         known = {"entity": self._entity.name, "group": self._group, "key": self._key}
         lost = bool(run(connection, repair_queries.LIST_OPEN_LOST_CHANGES, **known)[0].lost)
@@ -102,7 +102,7 @@ class _Repair:
         _before_commit()
         return lost
 
-    def _repair_target(self, row: Any) -> RepairTarget:
+    def _repair_target(self, row: Row[Any]) -> RepairTarget:
         is_there = row.theirs is not None
         return RepairTarget(
             key=row.key,
@@ -112,10 +112,10 @@ class _Repair:
             place=self._group if is_there else None,
         )
 
-    def _within_cap(self, connection: Connection, found: Sequence[Any]) -> list[Any]:
+    def _within_cap(self, connection: Connection, found: Sequence[Row[Any]]) -> list[Row[Any]]:
         extra = sum(1 for row in found if row.kind == "extra")
         size = count_group_records(connection, self._entity.name, self._group)
-        cap = max(self._entity.settings.validation.deletions.cap(size), self._allowed or 0)
+        cap = max(self._entity.settings.validation.deletions.group_cap(size), self._allowed or 0)
         if self._key is not None or extra <= cap:
             return list(found)
         self.result.held = f"{extra} extra records would be deleted, more than the cap of {cap}"

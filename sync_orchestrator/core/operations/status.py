@@ -26,7 +26,7 @@ _DAYS_OF_LOST = 7
 _MAX_ALERTS = 50
 
 
-def status(engine: Engine) -> dict[str, Any]:
+def collect_status(engine: Engine) -> dict[str, Any]:
     """Everything at a glance, from one snapshot: events by state, records, systems, open alerts."""
     with engine.begin() as connection:
         run(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -57,10 +57,10 @@ def status(engine: Engine) -> dict[str, Any]:
                 for lost in count_lost_changes_by_day(connection, _DAYS_OF_LOST)
             ],
             "heartbeats": {name: round(age, 1) for name, age in list_heartbeat_ages(connection).items()},
-            "worker": _worker(connection),
+            "worker": _read_worker(connection),
             "alerts": alerts.summarize_open_alerts(connection, _MAX_ALERTS),
             "rejected": count_open_by_consumer(connection),
-            "outcomes": outcomes.unsent(connection),
+            "outcomes": outcomes.count_unsent(connection),
         }
 
 
@@ -98,7 +98,7 @@ def group_totals(connection: Connection, entity: str, group: str) -> GroupTotals
     return GroupTotals(row.records, row.in_sync, row.validated_at)
 
 
-def _worker(connection: Connection) -> dict[str, Any]:
+def _read_worker(connection: Connection) -> dict[str, object]:
     """How many workers run, when one was last heard of, and how their tasks fare."""
     found = read_workers(connection)
     return {"running": found.count, "seconds": found.seconds, "tasks": [asdict(task) for task in found.tasks]}

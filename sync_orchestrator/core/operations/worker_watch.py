@@ -28,7 +28,7 @@ def watch_workers(engine: Engine, after: float) -> WorkerReport:
         after: The silence in seconds that is an alert (``alerts.silent_after``).
     """
 
-    def work(connection: Connection) -> WorkerReport:
+    def update_alert(connection: Connection) -> WorkerReport:
         expect_worker(connection)
         found = read_workers(connection)
         is_stalled = found.is_silent(after) or bool(found.stalled_tasks(after))
@@ -39,7 +39,7 @@ def watch_workers(engine: Engine, after: float) -> WorkerReport:
             alerts.resolve_alert(connection, KIND, _CAUSE)
         return found
 
-    return in_transaction(engine, work)
+    return in_transaction(engine, update_alert)
 
 
 def _raise_alert(connection: Connection, found: WorkerReport, after: float) -> None:

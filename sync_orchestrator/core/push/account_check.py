@@ -21,7 +21,7 @@ ASK_AGAIN_SECONDS = 30.0
 """How long it counts for another piece of work in the same process."""
 
 
-async def ask_account(context: Context, system: str) -> str | None:
+async def read_account(context: Context, system: str) -> str | None:
     """The identity of the account behind a third party; None where it cannot be asked for. Raises CallFailed."""
     for entity in context.of_system(system):
         account = await entity.third_party.account()
@@ -40,7 +40,7 @@ async def is_same_account(context: Context, system: str, *, at_most_every: float
         return True
     context.accounts_asked[system] = now
     try:
-        account = await ask_account(context, system)
+        account = await read_account(context, system)
     except CallFailed as failure:
         _log.warning("%s: the account could not be asked for: %s.", system, failure)
         return True

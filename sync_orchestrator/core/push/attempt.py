@@ -17,26 +17,26 @@ from typing import TYPE_CHECKING, Protocol
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.ports import Item, Json, ThirdParty
 from sync_orchestrator.core.push.calls import PushCalls, first_id
-from sync_orchestrator.core.push.claims import Claim
+from sync_orchestrator.core.push.claims import PushClaim
 from sync_orchestrator.core.push.decision import (
+    PushStep,
     Situation,
-    Step,
     after_lookup,
     groups_elsewhere,
     has_moved,
-    plan,
+    plan_step,
     search_wait,
     situation_of,
 )
 from sync_orchestrator.core.push.result import Pushed
 from sync_orchestrator.core.push.states import Aim, Phase, PushState
 from sync_orchestrator.core.push.stray_copies import delete_all_of_key, delete_copies_at, delete_late_creates
-from sync_orchestrator.core.tracing import following
+from sync_orchestrator.core.tracing import continue_trace
 from sync_orchestrator.core.values.places import digest_of_found, digest_of_write
 from sync_orchestrator.errors import CallFailed, Failure, MappingFailed, Refusal
 
 if TYPE_CHECKING:
-    from sync_orchestrator.config import ThirdPartySystem
+    from sync_orchestrator.config import ThirdPartySettings
     from sync_orchestrator.core.context import EntityContext
     from sync_orchestrator.core.values.mapping import Mapping as PayloadMapping
 
@@ -60,21 +60,21 @@ class PushTarget(Protocol):
         ...
 
     @property
-    def system(self) -> ThirdPartySystem:
+    def system(self) -> ThirdPartySettings:
         """The settings of the third party."""
         ...
 
 
-async def push(entity: EntityContext, claimed: Claim) -> Pushed:
+async def push_record(entity: EntityContext, claimed: PushClaim) -> Pushed:
     """Carries out one push; every failure is in the result, none is raised."""
     try:
-        payload = None if claimed.deleted else entity.mapping.payload(claimed.key, claimed.group, claimed.parts)
+        payload = None if claimed.deleted else entity.mapping.build_payload(claimed.key, claimed.group, claimed.parts)
         return await push_payload(entity, claimed, payload)
     except (MappingFailed, ValueError) as error:
-        return Pushed(claimed, Step.NOTHING, failure=CallFailed(Failure.PERMANENT, str(error)))
+        return Pushed(claimed, PushStep.NOTHING, failure=CallFailed(Failure.PERMANENT, str(error)))
 
 
-async def push_payload(target: PushTarget, claimed: Claim, payload: Json | None) -> Pushed:
+async def push_payload(target: PushTarget, claimed: PushClaim, payload: Json | None) -> Pushed:
     """Carries out the push of a payload that is mapped already; None for a deleted record.
 
     Every failure of a call is in the result. Raises ValueError for a payload that has no digest.
@@ -87,10 +87,10 @@ async def push_payload(target: PushTarget, claimed: Claim, payload: Json | None)
         return attempt.end_by_error(error)
 
 
-async def _run_traced(attempt: _Attempt, claimed: Claim) -> Pushed:
+async def _run_traced(attempt: _Attempt, claimed: PushClaim) -> Pushed:
     with (
         suppress(CallFailed),
-        following(claimed.trace, f"push {claimed.entity}", entity=claimed.entity, key=claimed.key),
+        continue_trace(claimed.trace, f"push {claimed.entity}", entity=claimed.entity, key=claimed.key),
     ):
         ended = await attempt.run()
         if ended.failure is not None and not ended.held:
@@ -101,7 +101,7 @@ async def _run_traced(attempt: _Attempt, claimed: Claim) -> Pushed:
 class _Attempt:
     """One push: its rules are fixed, and only ``run`` moves its state."""
 
-    def __init__(self, target: PushTarget, claimed: Claim, payload: Json | None, wanted: bytes | None) -> None:
+    def __init__(self, target: PushTarget, claimed: PushClaim, payload: Json | None, wanted: bytes | None) -> None:
         capabilities = target.third_party.capabilities
         self._capabilities = capabilities
         self._third_party = target.third_party
@@ -123,7 +123,7 @@ class _Attempt:
             deadline=claimed.deadline,
         )
         situation = situation_of(claimed, capabilities, wanted, self._write_digest)
-        self._state = PushState(Phase.START, plan(situation, capabilities), item, situation)
+        self._state = PushState(Phase.START, plan_step(situation, capabilities), item, situation)
 
     async def run(self) -> Pushed:
         """Goes from phase to phase to the end of the push. An error that is no CallFailed is raised."""
@@ -143,55 +143,55 @@ class _Attempt:
 
     # Phases ---------------------------------------------------------------------------------------------------------
 
-    async def _start(self, state: PushState) -> PushState | Pushed:
+    async def _start_push(self, state: PushState) -> PushState | Pushed:
         match state.step:
-            case Step.REJECTED:
+            case PushStep.REJECTED:
                 refusal = CallFailed(Failure.PERMANENT, "the third party refused this very payload before")
                 return self._end_failed(state, refusal, is_payload_refused=True)
-            case Step.NOTHING:
+            case PushStep.NOTHING:
                 return self._end_acknowledged(state)
-            case Step.HOLD if not self._claim.late_creates:
+            case PushStep.HOLD if not self._claim.late_creates:
                 return self._end_on_hold(state)
-        self._calls.begin()
-        if state.step is Step.HOLD:  # an operator decides what is unknown; what is known to be too much goes
+        self._calls.begin_calls()
+        if state.step is PushStep.HOLD:  # an operator decides what is unknown; what is known to be too much goes
             await delete_late_creates(self._calls, state.item, self._claim.late_creates)
             return self._end_on_hold(state)
-        if state.step is Step.READ_BACK:
+        if state.step is PushStep.READ_BACK:
             return replace(state, phase=Phase.READ_BACK)
-        return self._enter(state)
+        return self._enter_step(state)
 
     async def _read_back(self, state: PushState) -> PushState | Pushed:
-        found = await self._calls.read(state.item)
+        found = await self._calls.read_record(state.item)
         if found is None:
             return self._go_on_without_id(state)
         is_same = digest_of_found(self._mapping, self._capabilities, found, state.item.group) == self._wanted
         if is_same or self._capabilities.assigns_ids:
             state = replace(state, item=replace(state.item, external_id=found.external_id))
-        return self._enter(replace(state, step=Step.NOTHING if is_same else Step.UPDATE))
+        return self._enter_step(replace(state, step=PushStep.NOTHING if is_same else PushStep.UPDATE))
 
     async def _look_up(self, state: PushState) -> PushState | Pushed:
         if self._claim.deleted:
             found = await delete_all_of_key(self._calls, state.item, {self._claim.group or "", *self._elsewhere})
         else:
-            found = first_id(await self._calls.lookup(state.item, state.item.group))
+            found = first_id(await self._calls.search_by_key(state.item, state.item.group))
             state = replace(state, item=replace(state.item, external_id=found))
         step = after_lookup(state.situation, found, self._search_lag)
         if step is None:
             return self._end_postponed(state, search_wait(state.situation, self._search_lag))
-        return self._enter(replace(state, step=step))
+        return self._enter_step(replace(state, step=step))
 
     async def _clear_old_place(self, state: PushState) -> PushState | Pushed:
         old = replace(state.item, group=self._claim.applied_group, external_id=self._claim.external_id)
-        await self._calls.delete(old)
-        return self._enter(replace(state, is_cleared=True))
+        await self._calls.delete_record(old)
+        return self._enter_step(replace(state, is_cleared=True))
 
-    async def _look_before_update(self, state: PushState) -> PushState | Pushed:
-        target, _ = await self._calls.look(state.item, "update")
+    async def _lookup_before_update(self, state: PushState) -> PushState | Pushed:
+        target, _ = await self._calls.find_target(state.item, "update")
         return self._after_missed_update(state) if target is None else replace(state, phase=Phase.UPDATE, item=target)
 
-    async def _update(self, state: PushState) -> PushState | Pushed:
+    async def _update_record(self, state: PushState) -> PushState | Pushed:
         try:
-            external_id = await self._calls.update(state.item)
+            external_id = await self._calls.update_record(state.item)
         except CallFailed as failure:
             if failure.refusal is Refusal.HALF_WRITTEN:
                 return replace(state, phase=Phase.DELETE_HALF, half=failure)
@@ -216,13 +216,13 @@ class _Attempt:
             _half_deleted()
             state = replace(state, item=replace(state.item, external_id=None), is_cleared=True, is_create_refused=True)
             return self._end_failed(state, failure)
-        await self._calls.delete(state.item)
+        await self._calls.delete_record(state.item)
         _half_deleted()
         return self._after_missed_update(replace(state, is_remade=True, is_create_refused=True))
 
-    async def _create(self, state: PushState) -> PushState | Pushed:
+    async def _create_record(self, state: PushState) -> PushState | Pushed:
         try:
-            external_id = await self._calls.create(state.item)
+            external_id = await self._calls.create_record(state.item)
         except CallFailed as failure:
             return self._after_failed_create(state, failure)
         state = replace(state, phase=Phase.CLEAN_UP, item=replace(state.item, external_id=external_id))
@@ -231,7 +231,7 @@ class _Attempt:
         return state
 
     async def _take_over(self, state: PushState) -> PushState | Pushed:
-        found = first_id(await self._calls.lookup(state.item, state.item.group))
+        found = first_id(await self._calls.search_by_key(state.item, state.item.group))
         state, duplicate = replace(state, item=replace(state.item, external_id=found)), state.duplicate
         assert duplicate is not None
         if found is not None:
@@ -243,9 +243,9 @@ class _Attempt:
             return self._end_failed(state, failure)
         return self._end_failed(state, duplicate, is_payload_refused=_is_refusal(duplicate))
 
-    async def _delete(self, state: PushState) -> PushState | Pushed:
+    async def _delete_record(self, state: PushState) -> PushState | Pushed:
         """Deletes the record; where its id leads elsewhere, what carries its key."""
-        if await self._calls.delete(state.item) or not self._capabilities.can_lookup:
+        if await self._calls.delete_record(state.item) or not self._capabilities.can_lookup:
             return replace(state, phase=Phase.CLEAN_UP)
         return replace(state, phase=Phase.LOOK_UP, item=replace(state.item, external_id=None))
 
@@ -262,22 +262,22 @@ class _Attempt:
 
     # What follows ---------------------------------------------------------------------------------------------------
 
-    def _enter(self, state: PushState) -> PushState | Pushed:
+    def _enter_step(self, state: PushState) -> PushState | Pushed:
         """The phase, or the end, that the step of a state asks for."""
-        if state.step is Step.LOOK_UP:
+        if state.step is PushStep.LOOK_UP:
             return replace(state, phase=Phase.LOOK_UP)
-        if state.step in (Step.WAIT, Step.FORGET):
+        if state.step in (PushStep.WAIT, PushStep.FORGET):
             return self._end_without_id(state)
         if self._leaves_place and not state.is_cleared:
             return replace(state, phase=Phase.CLEAR_OLD_PLACE)
         match state.step:
-            case Step.HOLD:
+            case PushStep.HOLD:
                 return self._end_on_hold(state)
-            case Step.UPDATE:
+            case PushStep.UPDATE:
                 return self._to_update(state, state.aim)
-            case Step.CREATE:
+            case PushStep.CREATE:
                 return replace(state, phase=Phase.CREATE)
-            case Step.DELETE:
+            case PushStep.DELETE:
                 return replace(state, phase=Phase.DELETE)
         return replace(state, phase=Phase.CLEAN_UP)
 
@@ -290,18 +290,18 @@ class _Attempt:
         if not self._capabilities.assigns_ids:
             if self._calls.made.wrote and not state.is_remade:
                 return self._end_failed(state, _nothing_was_made())
-            return self._enter(replace(state, step=Step.UPDATE))
+            return self._enter_step(replace(state, step=PushStep.UPDATE))
         situation = replace(state.situation, external_id=None, applied_digest=None, lost=True)
-        step = plan(situation, self._capabilities)
+        step = plan_step(situation, self._capabilities)
         can_be_made = (
             situation.outcome_unknown_for is None
             or self._capabilities.can_lookup
             or self._capabilities.idempotent_create
         )
         if state.is_remade and can_be_made:
-            step = Step.FORGET  # it is known to be gone, so nothing has to be waited for
+            step = PushStep.FORGET  # it is known to be gone, so nothing has to be waited for
         item = replace(state.item, external_id=None)
-        return self._enter(replace(state, step=step, item=item, situation=situation))
+        return self._enter_step(replace(state, step=step, item=item, situation=situation))
 
     def _after_missed_update(self, state: PushState) -> PushState | Pushed:
         """Nothing of ours was under the id of an update, or only a half that is deleted."""
@@ -334,7 +334,7 @@ class _Attempt:
         is_settled = state.situation.outcome_unknown_for is None or state.situation.outcome_unknown_for <= 0
         return Pushed(
             self._claim,
-            Step.DELETE if gone and self._calls.made.deleted else state.step,
+            PushStep.DELETE if gone and self._calls.made.deleted else state.step,
             self._calls.made,
             digest=self._wanted,
             external_id=None if gone and is_settled else external_id,
@@ -368,7 +368,7 @@ class _Attempt:
     def _end_postponed(self, state: PushState, wait: float) -> Pushed:
         return Pushed(
             self._claim,
-            Step.LOOK_UP,
+            PushStep.LOOK_UP,
             self._calls.made,
             postponed=wait,
             external_id=self._id_to_keep(state),
@@ -381,7 +381,7 @@ class _Attempt:
         Then it is forgotten, and the next push makes the record.
         """
         left = state.situation.outcome_unknown_for
-        if state.step is Step.FORGET:
+        if state.step is PushStep.FORGET:
             return Pushed(
                 self._claim,
                 state.step,
@@ -404,7 +404,7 @@ class _Attempt:
     def _end_on_hold(self, state: PushState) -> Pushed:
         return Pushed(
             self._claim,
-            Step.HOLD,
+            PushStep.HOLD,
             self._calls.made,
             held=True,
             cleared=state.is_cleared,
@@ -419,16 +419,16 @@ class _Attempt:
 
 
 _PHASES: Mapping[Phase, Callable[[_Attempt, PushState], Awaitable[PushState | Pushed]]] = {
-    Phase.START: _Attempt._start,
+    Phase.START: _Attempt._start_push,
     Phase.READ_BACK: _Attempt._read_back,
     Phase.LOOK_UP: _Attempt._look_up,
     Phase.CLEAR_OLD_PLACE: _Attempt._clear_old_place,
-    Phase.LOOK_BEFORE_UPDATE: _Attempt._look_before_update,
-    Phase.UPDATE: _Attempt._update,
+    Phase.LOOK_BEFORE_UPDATE: _Attempt._lookup_before_update,
+    Phase.UPDATE: _Attempt._update_record,
     Phase.DELETE_HALF: _Attempt._delete_half,
-    Phase.CREATE: _Attempt._create,
+    Phase.CREATE: _Attempt._create_record,
     Phase.TAKE_OVER: _Attempt._take_over,
-    Phase.DELETE: _Attempt._delete,
+    Phase.DELETE: _Attempt._delete_record,
     Phase.CLEAN_UP: _Attempt._clean_up,
 }
 
@@ -462,7 +462,7 @@ def _nothing_was_made() -> CallFailed:
     )
 
 
-def _idempotency_key(claimed: Claim) -> str:
+def _idempotency_key(claimed: PushClaim) -> str:
     """The same for all attempts at one creation whose outcome is unknown; another one after a definite refusal."""
     key = f"{claimed.entity}/{claimed.key}/{claimed.group or ''}/{claimed.acknowledged_at}"
     return f"{key}/{claimed.refused_at}" if claimed.refused_at else key

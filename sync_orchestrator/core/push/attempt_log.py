@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.push import queries
@@ -32,7 +32,7 @@ def log_attempts(connection: Connection, called: Sequence[Pushed]) -> None:
         )
 
 
-def list_attempts(connection: Connection, entity: str, key: str) -> list[dict[str, Any]]:
+def list_attempts(connection: Connection, entity: str, key: str) -> list[dict[str, object]]:
     """The logged attempts of a record, in order of time, each by the names of its columns."""
     return [dict(row._mapping) for row in run(connection, queries.LIST_ATTEMPTS_OF_RECORD, entity=entity, key=key)]
 

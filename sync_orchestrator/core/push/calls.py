@@ -9,7 +9,7 @@ from typing import Literal
 
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, ThirdParty
-from sync_orchestrator.core.push.claims import Claim
+from sync_orchestrator.core.push.claims import PushClaim
 from sync_orchestrator.core.systems.claim_holders import is_over
 from sync_orchestrator.core.values.identity import StrayId, may_be_given_again, other_key
 from sync_orchestrator.errors import CallFailed, Failure
@@ -43,20 +43,20 @@ class PushCalls:
     Every method may raise CallFailed. A write is begun only while the lease allows it.
     """
 
-    def __init__(self, third_party: ThirdParty, claim: Claim) -> None:
+    def __init__(self, third_party: ThirdParty, claim: PushClaim) -> None:
         self._third_party = third_party
         self._claim = claim
         self.capabilities = third_party.capabilities
         self._ids_seen: set[str] = set()
         self.made = CallsMade()
 
-    def begin(self) -> None:
+    def begin_calls(self) -> None:
         """Notes that the third party is about to be called."""
         self._require_time()
         _before_call()
         self.made.called = True
 
-    async def read(self, item: Item) -> Found | None:
+    async def read_record(self, item: Item) -> Found | None:
         """The record under an id; None where there is none, or another one."""
         found = await self._third_party.read(item)
         if found is None or self._is_of_another(item, found):
@@ -64,7 +64,7 @@ class PushCalls:
         self._ids_seen.add(found.external_id)
         return found
 
-    async def lookup(self, item: Item, group: str | None) -> list[Found]:
+    async def search_by_key(self, item: Item, group: str | None) -> list[Found]:
         """What a search for our key really shows of it: an id is never adopted from a record with another key."""
         found = await self._third_party.lookup(item.key, group)
         return [record for record in found if other_key(item.key, record.key) is None]
@@ -78,7 +78,7 @@ class PushCalls:
             return False
         return capabilities.look_first == "always" or may_be_given_again(item.external_id)
 
-    async def look(self, item: Item, verb: Literal["update", "delete"]) -> tuple[Item | None, bool]:
+    async def find_target(self, item: Item, verb: Literal["update", "delete"]) -> tuple[Item | None, bool]:
         """Looks at what is under an id before it is written or deleted there, where that is needed.
 
         Returns the item with the id to use, None where that is another record's id; and whether a record is there,
@@ -94,7 +94,7 @@ class PushCalls:
         self._ids_seen.add(found.external_id)
         return replace(item, external_id=found.external_id), True
 
-    async def create(self, item: Item) -> str:
+    async def create_record(self, item: Item) -> str:
         """Makes the record and returns its id."""
         self._begin_write()
         try:
@@ -105,7 +105,7 @@ class PushCalls:
         self.made.created = True
         return external_id
 
-    async def update(self, item: Item) -> str | None:
+    async def update_record(self, item: Item) -> str | None:
         """Overwrites the record under an id and returns its id; None where nothing of ours is there."""
         self._begin_write()
         try:
@@ -115,12 +115,12 @@ class PushCalls:
                 raise
             return None
 
-    async def delete(self, item: Item) -> bool:
+    async def delete_record(self, item: Item) -> bool:
         """Deletes what is under an id, unless it is another record.
 
         Returns whether ours was there, as far as it was looked at.
         """
-        target, is_there = await self.look(item, "delete")
+        target, is_there = await self.find_target(item, "delete")
         if target is None:
             return False
         self._require_time()
@@ -135,7 +135,7 @@ class PushCalls:
 
     async def delete_created(self, item: Item) -> None:
         """Deletes what a create of this push has made."""
-        await self.delete(item)
+        await self.delete_record(item)
         self.made.created = False
 
     def _begin_write(self) -> None:

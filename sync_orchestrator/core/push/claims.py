@@ -10,10 +10,11 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from sync_orchestrator.core.db.fragments import HOLDER_VALID_SECONDS
 from sync_orchestrator.core.db.session import as_bytes, force_index_scans, run
+from sync_orchestrator.core.ports import Json
 from sync_orchestrator.core.push import claim_queries as queries
 from sync_orchestrator.core.systems.claim_holders import Deadline, Hold
 
@@ -26,7 +27,7 @@ Place = tuple[str, str]
 RecordKey = tuple[str, str]
 """An entity and the key of one of its records."""
 
-Parts = dict[str, Any]
+Parts = dict[str, Json]
 """The data of a record's parts by the name of the part."""
 
 FIRST_PLACE: Place = ("", "")
@@ -66,7 +67,7 @@ class ClaimRow(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class PushClaim:
     """A record leased for one push, as it stood when it was claimed."""
 
     entity: str
@@ -107,7 +108,7 @@ class Claim:
     """When a write was last definitely refused, in microseconds since 1970; 0 for never."""
 
     @classmethod
-    def from_row(cls, row: ClaimRow, parts: Parts, deadline: float) -> Claim:
+    def from_row(cls, row: ClaimRow, parts: Parts, deadline: float) -> PushClaim:
         """The claim of a row; ``parts`` is the archived data of its record."""
         return cls(
             entity=row.entity,
@@ -138,7 +139,7 @@ class Claim:
         )
 
 
-def claim(
+def claim_due_records(
     connection: Connection,
     entities: Sequence[str],
     *,
@@ -149,7 +150,7 @@ def claim(
     probe: bool = False,
     hold: Hold | None = None,
     timeout: float = 0.0,
-) -> list[Claim]:
+) -> list[PushClaim]:
     """Leases records that are out of sync and due, live changes first, and announces the intent to push them.
 
     The caller commits before anything is sent.
@@ -187,7 +188,7 @@ def claim_in_turn(
     in_flight_window: float,
     hold: Hold | None = None,
     timeout: float = 0.0,
-) -> tuple[list[Claim], Place]:
+) -> tuple[list[PushClaim], Place]:
     """Leases due records of some business groups that have work, from the first behind ``after``, of both priorities.
 
     Returns the claims and the last of these groups; behind the last one of all it begins anew. The other arguments are
@@ -225,12 +226,12 @@ def next_due(connection: Connection, entities: Sequence[str], group: str | None 
     return None if rows[0].seconds is None else float(rows[0].seconds)
 
 
-def release_claims(connection: Connection, claims: Collection[Claim]) -> None:
+def release_claims(connection: Connection, claims: Collection[PushClaim]) -> None:
     """Gives back records that were claimed and for which nothing was sent."""
     run(connection, queries.RELEASE_UNSENT_CLAIMS, **claim_columns(claims))
 
 
-def claim_columns(claims: Collection[Claim]) -> dict[str, list[str] | list[int]]:
+def claim_columns(claims: Collection[PushClaim]) -> dict[str, list[str] | list[int]]:
     """The columns by which a statement finds the records of claims that are still valid."""
     return {
         "entity": [claimed.entity for claimed in claims],
@@ -264,11 +265,11 @@ def _lease_terms(
     }
 
 
-def _claims_of_rows(connection: Connection, rows: Sequence[ClaimRow], deadline: float) -> list[Claim]:
+def _claims_of_rows(connection: Connection, rows: Sequence[ClaimRow], deadline: float) -> list[PushClaim]:
     if not rows:
         return []
     parts = read_parts(connection, [row.entity for row in rows], [row.key for row in rows])
     return [
-        Claim.from_row(row, parts.get((row.entity, row.key), {}), deadline)
+        PushClaim.from_row(row, parts.get((row.entity, row.key), {}), deadline)
         for row in sorted(rows, key=lambda row: (row.priority, row.due_at))
     ]

@@ -71,7 +71,7 @@ class DeadRecord:
     event_seq: int | None
 
     @classmethod
-    def from_row(cls, row: Any) -> DeadRecord:
+    def from_row(cls, row: Row[Any]) -> DeadRecord:
         """Makes one from a row of the database."""
         cause = row.error or "" if row.state == "discarded" else cause_of_error(row.error, row.key)
         return cls(
@@ -138,11 +138,11 @@ def list_dead_records(
     connection: Connection, selection: DeadSelection, limit: int, states: Sequence[State] = DEAD_STATES
 ) -> list[DeadRecord]:
     """Lists dead records, those that died first first."""
-    rows = run(connection, dead_record_queries.LIST_DEAD, **_parameters(selection, states), limit=limit)
+    rows = run(connection, dead_record_queries.LIST_DEAD, **_build_parameters(selection, states), limit=limit)
     return [DeadRecord.from_row(row) for row in rows]
 
 
-def summarize_dead_records(connection: Connection) -> list[dict[str, Any]]:
+def summarize_dead_records(connection: Connection) -> list[dict[str, object]]:
     """Counts what is dead or discarded by entity, state and cause, the most frequent causes first.
 
     Causes beyond the first few of an entity and state are counted together.
@@ -156,7 +156,7 @@ def summarize_dead_records(connection: Connection) -> list[dict[str, Any]]:
         known = causes.setdefault(place, {}).setdefault(cause, {"count": 0, "since": row.since})
         known["count"] += row.n
         known["since"] = min(known["since"], row.since)
-    summary: list[dict[str, Any]] = []
+    summary: list[dict[str, object]] = []
     for place, found in sorted(causes.items()):
         entity, state = place
         top = sorted(found.items(), key=lambda item: (-item[1]["count"], item[0]))[:_MAX_CAUSES]
@@ -175,17 +175,17 @@ def summarize_dead_records(connection: Connection) -> list[dict[str, Any]]:
     return summary
 
 
-def _parameters(selection: DeadSelection, states: Sequence[State]) -> dict[str, Any]:
+def _build_parameters(selection: DeadSelection, states: Sequence[State]) -> dict[str, object]:
     return {
         "entity": selection.entity,
         "keys": None if selection.keys is None else list(selection.keys),
         "group": selection.group,
         "states": list(states),
-        "cause": None if selection.cause is None else _pattern(selection.cause, selection.entity),
+        "cause": None if selection.cause is None else _build_pattern(selection.cause, selection.entity),
     }
 
 
-def _pattern(cause: str, entity: str | None) -> str:
+def _build_pattern(cause: str, entity: str | None) -> str:
     """The pattern of texts with this cause; what a cause leaves out may be anything, and so may the marks of JSON."""
     text = cause.removeprefix(f"{entity}: ") if entity else cause
     escaped = text.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
@@ -201,7 +201,7 @@ def lock_dead(
         The keys of the selected records, and the keys by number of the selected changes that died before the archive
         had them.
     """
-    parameters = _parameters(selection, states)
+    parameters = _build_parameters(selection, states)
     records = [row.key for row in run(connection, dead_record_queries.LOCK_DEAD_RECORDS, **parameters)]
     return records, {row.seq: row.key for row in run(connection, dead_record_queries.LOCK_DEAD_EVENTS, **parameters)}
 

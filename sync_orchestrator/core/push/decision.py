@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from sync_orchestrator.core.ports import Capabilities
 
 if TYPE_CHECKING:
-    from sync_orchestrator.core.push.claims import Claim
+    from sync_orchestrator.core.push.claims import PushClaim
 
 
-class Step(StrEnum):
+class PushStep(StrEnum):
     """The next step of a push."""
 
     NOTHING = "nothing"
@@ -63,7 +63,9 @@ class Situation:
     regrouped: bool = False
 
 
-def situation_of(claimed: Claim, capabilities: Capabilities, wanted: bytes | None, written: bytes | None) -> Situation:
+def situation_of(
+    claimed: PushClaim, capabilities: Capabilities, wanted: bytes | None, written: bytes | None
+) -> Situation:
     """The situation of a claimed record.
 
     Args:
@@ -89,7 +91,7 @@ def situation_of(claimed: Claim, capabilities: Capabilities, wanted: bytes | Non
     )
 
 
-def has_moved(claimed: Claim, capabilities: Capabilities) -> bool:
+def has_moved(claimed: PushClaim, capabilities: Capabilities) -> bool:
     """Whether the third party has the record under the address of another business group."""
     return (
         capabilities.group_in_address
@@ -99,7 +101,7 @@ def has_moved(claimed: Claim, capabilities: Capabilities) -> bool:
     )
 
 
-def groups_elsewhere(claimed: Claim, capabilities: Capabilities) -> tuple[str, ...]:
+def groups_elsewhere(claimed: PushClaim, capabilities: Capabilities) -> tuple[str, ...]:
     """Other business groups under whose addresses calls of unknown outcome may have written the record."""
     if not capabilities.group_in_address or claimed.outcome_unknown_for is None:
         return ()
@@ -107,7 +109,7 @@ def groups_elsewhere(claimed: Claim, capabilities: Capabilities) -> tuple[str, .
     return tuple(group for group in claimed.outcome_unknown_groups if group != place)
 
 
-def _is_regrouped(claimed: Claim, capabilities: Capabilities) -> bool:
+def _is_regrouped(claimed: PushClaim, capabilities: Capabilities) -> bool:
     """Whether the third party may have the record in another group, where a group is no part of the address.
 
     A call to another group whose outcome is unknown counts, unless a read shows which group a record is in.
@@ -124,48 +126,48 @@ def _is_regrouped(claimed: Claim, capabilities: Capabilities) -> bool:
     return bool((known | set(claimed.outcome_unknown_groups if hidden else ())) - {claimed.group})
 
 
-def plan(situation: Situation, capabilities: Capabilities) -> Step:
+def plan_step(situation: Situation, capabilities: Capabilities) -> PushStep:
     """The next step for a record in this situation."""
     settled = situation.outcome_unknown_for is None
     if not situation.deleted and situation.digest is not None and situation.digest == situation.rejected_digest:
-        return Step.REJECTED
+        return PushStep.REJECTED
     known = situation.ever_applied or not situation.deleted
     in_place = not situation.moved and not situation.regrouped
     if settled and known and in_place and situation.digest == situation.applied_digest:
-        return Step.NOTHING
+        return PushStep.NOTHING
     if not capabilities.assigns_ids:
         return _by_our_key(situation, capabilities)
     if situation.lost:
         return _without_its_id(situation, capabilities)
     if situation.external_id is not None:
         if situation.deleted:  # a create of unknown outcome may have made another one beside the known
-            return Step.DELETE if settled or not capabilities.can_lookup else Step.LOOK_UP
-        return Step.READ_BACK if _proves_itself(situation, capabilities) else Step.UPDATE
+            return PushStep.DELETE if settled or not capabilities.can_lookup else PushStep.LOOK_UP
+        return PushStep.READ_BACK if _proves_itself(situation, capabilities) else PushStep.UPDATE
     if situation.deleted:
-        return Step.LOOK_UP if capabilities.can_lookup else Step.NOTHING if settled else Step.HOLD
+        return PushStep.LOOK_UP if capabilities.can_lookup else PushStep.NOTHING if settled else PushStep.HOLD
     if settled and capabilities.search_first and capabilities.can_lookup:
-        return Step.LOOK_UP
+        return PushStep.LOOK_UP
     if settled or (capabilities.idempotent_create and not capabilities.can_lookup and not situation.elsewhere):
-        return Step.CREATE
-    return Step.LOOK_UP if capabilities.can_lookup else Step.HOLD
+        return PushStep.CREATE
+    return PushStep.LOOK_UP if capabilities.can_lookup else PushStep.HOLD
 
 
-def _without_its_id(situation: Situation, capabilities: Capabilities) -> Step:
+def _without_its_id(situation: Situation, capabilities: Capabilities) -> PushStep:
     """An id that leads to nothing does not prove that the record is gone: its key is searched, or time has to pass."""
     if capabilities.can_lookup:
-        return Step.LOOK_UP
+        return PushStep.LOOK_UP
     if situation.deleted:
-        return Step.NOTHING
+        return PushStep.NOTHING
     if situation.elsewhere:
-        return Step.HOLD
+        return PushStep.HOLD
     landed = situation.outcome_unknown_for is not None and situation.outcome_unknown_for <= 0
-    return Step.FORGET if landed else Step.WAIT
+    return PushStep.FORGET if landed else PushStep.WAIT
 
 
-def _by_our_key(situation: Situation, capabilities: Capabilities) -> Step:
+def _by_our_key(situation: Situation, capabilities: Capabilities) -> PushStep:
     if situation.deleted:
-        return Step.DELETE
-    return Step.READ_BACK if _proves_itself(situation, capabilities) else Step.UPDATE
+        return PushStep.DELETE
+    return PushStep.READ_BACK if _proves_itself(situation, capabilities) else PushStep.UPDATE
 
 
 def _proves_itself(situation: Situation, capabilities: Capabilities) -> bool:
@@ -183,17 +185,17 @@ def _proves_itself(situation: Situation, capabilities: Capabilities) -> bool:
     )
 
 
-def after_lookup(situation: Situation, found: str | None, search_lag: float) -> Step | None:
+def after_lookup(situation: Situation, found: str | None, search_lag: float) -> PushStep | None:
     """What follows a search by our key, when all that it showed of a deleted record is gone.
 
     None: wait (``search_wait``). An older create may still land, or has landed within the last ``search_lag`` seconds,
     after which the search shows it.
     """
     if found is not None and not situation.deleted:
-        return Step.UPDATE
+        return PushStep.UPDATE
     if search_wait(situation, search_lag) > 0:
         return None
-    return Step.NOTHING if situation.deleted else Step.CREATE
+    return PushStep.NOTHING if situation.deleted else PushStep.CREATE
 
 
 def search_wait(situation: Situation, search_lag: float) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sync_orchestrator.core.push.calls import CallsMade
-from sync_orchestrator.core.push.claims import Claim
-from sync_orchestrator.core.push.decision import Step
+from sync_orchestrator.core.push.claims import PushClaim
+from sync_orchestrator.core.push.decision import PushStep
 from sync_orchestrator.errors import CallFailed
 
 
@@ -24,8 +24,8 @@ class Pushed:
     a new idempotency key.
     """
 
-    claim: Claim
-    step: Step
+    claim: PushClaim
+    step: PushStep
     calls: CallsMade = field(default_factory=CallsMade)
     digest: bytes | None = None
     external_id: str | None = None

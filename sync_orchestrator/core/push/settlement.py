@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.db.locks import lock_records_in_order
-from sync_orchestrator.core.db.session import force_index_scans, json, run
+from sync_orchestrator.core.db.session import force_index_scans, run, to_jsonb
 from sync_orchestrator.core.failure_causes import cause_of
 from sync_orchestrator.core.ledger.finishing import (
     FailedRecord,
@@ -20,10 +20,11 @@ from sync_orchestrator.core.ledger.finishing import (
     release_events_of_system,
 )
 from sync_orchestrator.core.notifications import alerts, outcomes
+from sync_orchestrator.core.ports import Json
 from sync_orchestrator.core.push import queries
 from sync_orchestrator.core.push.attempt_log import log_attempts
 from sync_orchestrator.core.push.claims import RecordKey, claim_columns
-from sync_orchestrator.core.push.decision import Step
+from sync_orchestrator.core.push.decision import PushStep
 from sync_orchestrator.core.push.hold import release_records_of_system, retry_refused_records
 from sync_orchestrator.core.push.late_calls import note_late_calls
 from sync_orchestrator.core.push.result import Pushed
@@ -42,10 +43,10 @@ from sync_orchestrator.errors import Failure
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from sync_orchestrator.config import ThirdPartySystem
+    from sync_orchestrator.config import ThirdPartySettings
     from sync_orchestrator.core.context import EntityContext
 
-    News = dict[str, list[tuple[str, dict[str, Any]]]]
+    News = dict[str, list[tuple[str, Json]]]
     """By entity the keys of records, each with the data of its outcome."""
 
 MAX_KEYS = 20
@@ -101,10 +102,10 @@ class Settled:
             known.append(key)
 
 
-def settle(
+def settle_pushes(
     connection: Connection,
     name: str,
-    system: ThirdPartySystem,
+    system: ThirdPartySettings,
     entities: dict[str, EntityContext],
     pushed: Sequence[Pushed],
 ) -> Settled:
@@ -119,7 +120,7 @@ def settle(
     lock_records_in_order(connection, [end.claim.entity for end in ordered], [end.claim.key for end in ordered])
     good = [end for end in ordered if end.failure is None and end.postponed is None]
     bad = [end for end in ordered if end.failure is not None or end.postponed is not None]
-    accepted, since = _acknowledge(connection, good)
+    accepted, since = _acknowledge_pushes(connection, good)
     acknowledged = [end for end in good if _key_of(end) in accepted]
     late = [end for end in good if _key_of(end) not in accepted]
     _finish_events(connection, acknowledged, result)
@@ -168,7 +169,7 @@ def _note_strays(connection: Connection, name: str, ends: Sequence[Pushed]) -> N
 # Acknowledged --------------------------------------------------------------------------------------------------------
 
 
-def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> tuple[set[RecordKey], datetime | None]:
+def _acknowledge_pushes(connection: Connection, good: Sequence[Pushed]) -> tuple[set[RecordKey], datetime | None]:
     """Returns the records that are acknowledged, and since when the oldest of them was under way."""
     if not good:
         return set(), None
@@ -185,7 +186,7 @@ def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> tuple[set[Re
             for end in good
         ],
         outcome_unknown_until=[end.claim.outcome_unknown_until for end in good],
-        late_creates=[json(end.claim.late_creates) for end in good],
+        late_creates=[to_jsonb(end.claim.late_creates) for end in good],
         look_again=[end.look_again for end in good],
     )
     since = min((row.changed_at for row in rows), default=None)
@@ -234,7 +235,7 @@ def _record_outcomes(connection: Connection, entities: Mapping[str, EntityContex
 def _settle_failures(
     connection: Connection,
     name: str,
-    system: ThirdPartySystem,
+    system: ThirdPartySettings,
     entities: Mapping[str, EntityContext],
     bad: Sequence[Pushed],
     state: SystemState,
@@ -245,7 +246,7 @@ def _settle_failures(
         return []
     _obey_retry_after(connection, name, bad)
     may_pass = _is_conflict_passing(connection, _entities_of(name, entities), bad)
-    decided = [(end, _decide(end, entities[end.claim.entity], may_pass=may_pass)) for end in bad]
+    decided = [(end, _decide_retry(end, entities[end.claim.entity], may_pass=may_pass)) for end in bad]
     is_open = record_failures(connection, name, system, state, _failures_for_breaker(decided, entities))
     if is_open or state.is_open:
         decided = [(end, _without_cost(end, decision)) for end, decision in decided]
@@ -268,7 +269,7 @@ def _settle_failures(
 
 
 def _write_failures(
-    connection: Connection, system: ThirdPartySystem, decided: Collection[tuple[Pushed, Decision]]
+    connection: Connection, system: ThirdPartySettings, decided: Collection[tuple[Pushed, Decision]]
 ) -> dict[RecordKey, bool]:
     """Returns the records whose leases were still held, and whether each has the revision that was pushed."""
     bad = [end for end, _ in decided]
@@ -348,7 +349,7 @@ def _names_another(end: Pushed) -> bool:
     )
 
 
-def _decide(end: Pushed, entity: EntityContext, *, may_pass: bool) -> Decision:
+def _decide_retry(end: Pushed, entity: EntityContext, *, may_pass: bool) -> Decision:
     """``may_pass``: other records are under way, so that a conflict with one of them may pass by itself."""
     if end.postponed is not None:
         return Decision(end.claim.attempts, end.postponed)
@@ -384,7 +385,7 @@ def _rejected_digest(end: Pushed, decision: Decision) -> bytes | None:
     """The digest of the payload that was refused for good, now or before."""
     if decision.wait is not None:
         return None
-    return end.claim.rejected_digest if end.step is Step.REJECTED else end.rejected_digest
+    return end.claim.rejected_digest if end.step is PushStep.REJECTED else end.rejected_digest
 
 
 def _is_settled_refusal(end: Pushed) -> bool:

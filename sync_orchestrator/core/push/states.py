@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.push.decision import Situation, Step
+from sync_orchestrator.core.push.decision import PushStep, Situation
 from sync_orchestrator.errors import CallFailed
 
 
@@ -54,7 +54,7 @@ class PushState:
     """Where a push is, and what it has learnt on the way. ``step`` is what the log of attempts calls it."""
 
     phase: Phase
-    step: Step
+    step: PushStep
     item: Item
     situation: Situation
     aim: Aim = Aim.FIRST_UPDATE

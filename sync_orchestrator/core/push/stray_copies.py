@@ -24,11 +24,11 @@ async def delete_all_of_key(calls: PushCalls, item: Item, places: Iterable[str])
     known = found = item.external_id
     own_place = item.group or ""
     if known is not None:
-        await calls.delete(item)
+        await calls.delete_record(item)
     for place in sorted({own_place, *places}):
-        for record in await calls.lookup(item, place or None):
+        for record in await calls.search_by_key(item, place or None):
             if record.external_id != known or place != own_place:
-                await calls.delete(replace(item, group=place or None, external_id=record.external_id))
+                await calls.delete_record(replace(item, group=place or None, external_id=record.external_id))
                 found = record.external_id
     return found
 
@@ -41,7 +41,7 @@ async def delete_late_creates(calls: PushCalls, own: Item, late_creates: Iterabl
     own_place = own.group if calls.capabilities.group_in_address else None
     for group, external_id in late_creates:
         if external_id != own.external_id or (own_place is not None and group != own_place):
-            await calls.delete(replace(own, group=group, external_id=external_id))
+            await calls.delete_record(replace(own, group=group, external_id=external_id))
 
 
 async def delete_copies_at(calls: PushCalls, own: Item, places: Iterable[str]) -> None:
@@ -51,7 +51,7 @@ async def delete_copies_at(calls: PushCalls, own: Item, places: Iterable[str]) -
     whether it is there or not.
     """
     for copy in await _copies_at(calls, own, places):
-        await calls.delete(copy)
+        await calls.delete_record(copy)
 
 
 async def _copies_at(calls: PushCalls, own: Item, places: Iterable[str]) -> list[Item]:
@@ -62,7 +62,7 @@ async def _copies_at(calls: PushCalls, own: Item, places: Iterable[str]) -> list
     return [
         replace(own, group=place, external_id=record.external_id)
         for place in places
-        for record in await calls.lookup(own, place)
+        for record in await calls.search_by_key(own, place)
         if record.external_id != own.external_id and record.group in (None, place)
     ]
 

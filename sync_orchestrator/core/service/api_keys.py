@@ -35,7 +35,7 @@ class Caller:
     name: str
     scopes: frozenset[str]
 
-    def may(self, scope: str) -> bool:
+    def has_scope(self, scope: str) -> bool:
         """Whether its scopes cover this one."""
         kind, _, what = scope.partition(":")
         return bool({scope, "admin"} & self.scopes) or (what != "" and f"{kind}:*" in self.scopes)
@@ -77,7 +77,7 @@ def is_key_shaped(text: str) -> bool:
     return _KEY.fullmatch(text) is not None
 
 
-def find(connection: Connection, key: str) -> Caller | None:
+def find_caller_by_key(connection: Connection, key: str) -> Caller | None:
     """Whose key it is; None for one that is not good, or not any more."""
     match = _KEY.fullmatch(key)
     if match is None:
@@ -89,12 +89,12 @@ def find(connection: Connection, key: str) -> Caller | None:
     return None
 
 
-def keys(connection: Connection) -> Sequence[Row[tuple[object, ...]]]:
+def list_keys(connection: Connection) -> Sequence[Row[tuple[object, ...]]]:
     """All keys that were made, without their secrets: id, name, scopes, created_at, expires_at, revoked_at, used_at."""
     return run(connection, queries.LIST_API_KEYS)
 
 
-def revoke(connection: Connection, ident: str) -> None:
+def revoke_key(connection: Connection, ident: str) -> None:
     """Ends a key, by its id or by the key itself. Services that know it forget it within seconds.
 
     Raises NotFound.

@@ -22,7 +22,7 @@ from sync_orchestrator.errors import NotFound, NotYet
 from sync_orchestrator.texts.storable_text import text_problem
 
 if TYPE_CHECKING:
-    from sync_orchestrator.config import Config, Route
+    from sync_orchestrator.config import Config, RouteSettings
 
 _COUNT_INTERVAL_SECONDS = 5
 _MAX_ROUNDS_LATE = 2
@@ -38,7 +38,7 @@ Counts = Mapping[tuple[str, int, str], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class RolloutState:
     """``percent`` of the values go the new way, those in ``allow`` always, those in ``deny`` never."""
 
     route: str
@@ -50,7 +50,7 @@ class Rollout:
     halted: bool = False
 
     @classmethod
-    def from_row(cls, row: Row[Any]) -> Rollout:
+    def from_row(cls, row: Row[Any]) -> RolloutState:
         """Reads the state of a rollout from a row."""
         return cls(
             route=row.route,
@@ -68,7 +68,7 @@ class Rollout:
             return False
         if value is None:
             return self.percent >= 100
-        return value in self.allow or place(value) < self.percent
+        return value in self.allow or compute_place(value) < self.percent
 
     @property
     def is_off(self) -> bool:
@@ -76,7 +76,7 @@ class Rollout:
         return self.halted or (self.percent <= 0 and not self.allow)
 
 
-def place(value: str) -> float:
+def compute_place(value: str) -> float:
     """Where a value stands between 0 and 100, the same on every machine: whoever is in at 10 % is in at 20 %.
 
     The same for every route too: at the same share nobody reads the new way what it still writes the old one.
@@ -86,7 +86,7 @@ def place(value: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RolloutChange:
     """What is to be another; None stays."""
 
     percent: float | None = None
@@ -94,7 +94,7 @@ class Change:
     allow: frozenset[str] | None = None
     deny: frozenset[str] | None = None
 
-    def of(self, before: Rollout) -> Rollout:
+    def apply_to(self, before: RolloutState) -> RolloutState:
         """Returns a rollout with this change. A new percentage also ends a halt."""
         told = {name: getattr(self, name) for name in ("percent", "shadow", "allow", "deny")}
         return replace(
@@ -104,19 +104,19 @@ class Change:
         )
 
 
-def rollouts(connection: Connection) -> dict[str, Rollout]:
+def list_rollouts(connection: Connection) -> dict[str, RolloutState]:
     """All that were ever changed, by route."""
-    return {row.route: Rollout.from_row(row) for row in run(connection, queries.LIST_ROLLOUTS)}
+    return {row.route: RolloutState.from_row(row) for row in run(connection, queries.LIST_ROLLOUTS)}
 
 
-def current(connection: Connection, config: Config, name: str) -> Rollout:
+def lock_rollout(connection: Connection, config: Config, name: str) -> RolloutState:
     """A route's, so that nobody else changes it before this transaction ends. Raises NotFound."""
-    switched(config, name)
+    find_switched_route(config, name)
     run(connection, queries.ENSURE_ROLLOUT, route=name)
-    return Rollout.from_row(run(connection, queries.LOCK_ROLLOUT, route=name)[0])
+    return RolloutState.from_row(run(connection, queries.LOCK_ROLLOUT, route=name)[0])
 
 
-def fared(connection: Connection, rollout: Rollout, within: float = 86_400) -> dict[str, int]:
+def count_recent_calls(connection: Connection, rollout: RolloutState, within: float = 86_400) -> dict[str, int]:
     """What was counted under the present version: calls of the new path, those that failed, compared, different."""
     return dict(
         run(connection, queries.SUM_RECENT_ROUTE_CALLS, route=rollout.route, version=rollout.version, window=within)[
@@ -125,12 +125,12 @@ def fared(connection: Connection, rollout: Rollout, within: float = 86_400) -> d
     )
 
 
-def history(connection: Connection, route: str) -> Sequence[Row[Any]]:
+def list_rollout_changes(connection: Connection, route: str) -> Sequence[Row[Any]]:
     """Who changed it and why, the last first."""
     return run(connection, queries.LIST_ROLLOUT_CHANGES, route=route, most=_MAX_CHANGES)
 
 
-def switched(config: Config, name: str) -> Route:
+def find_switched_route(config: Config, name: str) -> RouteSettings:
     """A route whose traffic can be moved. Raises NotFound."""
     route = config.routes.get(name)
     if route is None or route.legacy is None:
@@ -139,18 +139,25 @@ def switched(config: Config, name: str) -> Route:
     return route
 
 
-def change(
-    connection: Connection, config: Config, name: str, wanted: Change, *, who: str, why: str, override: bool = False
-) -> Rollout:
+def change_rollout(
+    connection: Connection,
+    config: Config,
+    name: str,
+    wanted: RolloutChange,
+    *,
+    who: str,
+    why: str,
+    override: bool = False,
+) -> RolloutState:
     """Changes a route's rollout and keeps who did it and why.
 
     Raises NotFound; NotYet for a step up while the entity is not known to be in sync, unless it is overridden, which
     is kept; ValueError for values that cannot be.
     """
-    route = switched(config, name)
+    route = find_switched_route(config, name)
     _check_change(wanted, who, why)
-    before = current(connection, config, name)
-    after = wanted.of(before)
+    before = lock_rollout(connection, config, name)
+    after = wanted.apply_to(before)
     against = _find_objection(connection, config, route) if _is_step_up(before, after) else None
     if against is not None and not override:
         raise NotYet(f"{against}: validate it first, or override this")
@@ -159,7 +166,7 @@ def change(
     return _write_rollout(connection, after, who, why, against)
 
 
-def count(connection: Connection, config: Config, counts: Counts) -> list[str]:
+def record_counts(connection: Connection, config: Config, counts: Counts) -> list[str]:
     """Adds what a replica counted, and lets those fall back that fare badly; returns these."""
     rated: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
     totals: Counter[tuple[str, str]] = Counter()
@@ -186,7 +193,7 @@ def count(connection: Connection, config: Config, counts: Counts) -> list[str]:
     return [name for name in sorted({key[0] for key in keys}) if _fall_back_if_failing(connection, config, name)]
 
 
-def forget_old(connection: Connection) -> None:
+def delete_old_counters(connection: Connection) -> None:
     """Deletes counts of routes that are too old to decide anything."""
     run(connection, queries.DELETE_OLD_ROUTE_COUNTS)
 
@@ -196,7 +203,7 @@ def _fall_back_if_failing(connection: Connection, config: Config, name: str) -> 
     rows = run(connection, queries.LOCK_ROLLOUT, route=name)
     if route is None or route.rollout is None or not rows:
         return False
-    before = Rollout.from_row(rows[0])
+    before = RolloutState.from_row(rows[0])
     if before.is_off:
         return False
     why = _find_excess(connection, before, route)
@@ -208,10 +215,10 @@ def _fall_back_if_failing(connection: Connection, config: Config, name: str) -> 
     return True
 
 
-def _find_excess(connection: Connection, rollout: Rollout, route: Route) -> str | None:
+def _find_excess(connection: Connection, rollout: RolloutState, route: RouteSettings) -> str | None:
     limits = route.rollout
     assert limits is not None
-    counted = fared(connection, rollout, limits.window)
+    counted = count_recent_calls(connection, rollout, limits.window)
     for bad, of, most, text in (
         (counted["failed"], counted["tried"], limits.error_rate, "failed"),
         (counted["different"], counted["compared"], limits.difference_rate, "differed"),
@@ -221,7 +228,7 @@ def _find_excess(connection: Connection, rollout: Rollout, route: Route) -> str 
     return None
 
 
-def _is_step_up(before: Rollout, after: Rollout) -> bool:
+def _is_step_up(before: RolloutState, after: RolloutState) -> bool:
     """Whether there may be a value that goes the new way now and did not before."""
     if after.is_off:
         return False
@@ -230,7 +237,7 @@ def _is_step_up(before: Rollout, after: Rollout) -> bool:
     return bool(before.deny - after.deny)
 
 
-def _find_objection(connection: Connection, config: Config, route: Route) -> str | None:
+def _find_objection(connection: Connection, config: Config, route: RouteSettings) -> str | None:
     """Why no more traffic may see what the entity holds now; None where nothing speaks against it."""
     if route.entity is None:
         return None
@@ -251,7 +258,7 @@ def _find_objection(connection: Connection, config: Config, route: Route) -> str
     return describe_dead_of_entity(connection, route.entity)
 
 
-def _check_change(wanted: Change, who: str, why: str) -> None:
+def _check_change(wanted: RolloutChange, who: str, why: str) -> None:
     if wanted.percent is not None and not 0 <= wanted.percent <= 100:
         raise ValueError("percent is from 0 to 100")
     if not why.strip() or max(len(why), len(who)) > _MAX_TEXT_LENGTH:
@@ -263,8 +270,10 @@ def _check_change(wanted: Change, who: str, why: str) -> None:
         raise ValueError("a text holds characters that cannot be stored")
 
 
-def _write_rollout(connection: Connection, after: Rollout, who: str, why: str, overrode: str | None) -> Rollout:
-    return Rollout.from_row(
+def _write_rollout(
+    connection: Connection, after: RolloutState, who: str, why: str, overrode: str | None
+) -> RolloutState:
+    return RolloutState.from_row(
         run(
             connection,
             queries.CHANGE_ROLLOUT_SHARE,
@@ -281,7 +290,7 @@ def _write_rollout(connection: Connection, after: Rollout, who: str, why: str, o
     )
 
 
-def described(rollout: Rollout) -> dict[str, Any]:
+def describe_rollout(rollout: RolloutState) -> dict[str, Any]:
     """For people and programs."""
     return {
         "route": rollout.route,
@@ -294,9 +303,9 @@ def described(rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def of_routes(config: Config, known: Mapping[str, Rollout]) -> Iterable[Rollout]:
+def of_routes(config: Config, known: Mapping[str, RolloutState]) -> Iterable[RolloutState]:
     """Those of all routes that have a legacy upstream, whether ever changed or not."""
-    return [known.get(name, Rollout(name)) for name, route in sorted(config.routes.items()) if route.legacy]
+    return [known.get(name, RolloutState(name)) for name, route in sorted(config.routes.items()) if route.legacy]
 
 
 def count_route_calls(connection: Connection) -> dict[tuple[str, str], int]:

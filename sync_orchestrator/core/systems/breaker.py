@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.systems import queries
-from sync_orchestrator.core.systems.call_limit import is_unanswered
+from sync_orchestrator.core.systems.call_limit import has_no_response
 from sync_orchestrator.errors import CallFailed, Failure
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
-    from sync_orchestrator.config import ThirdPartySystem
+    from sync_orchestrator.config import ThirdPartySettings
 
 ALERT = "breaker_open"
 
@@ -90,7 +90,7 @@ def read_system(connection: Connection, name: str, *, is_locked: bool = False) -
     return SystemState.from_row(run(connection, query, name=name)[0])
 
 
-def gate(connection: Connection, name: str, system: ThirdPartySystem) -> Gate:
+def check_gate(connection: Connection, name: str, system: ThirdPartySettings) -> Gate:
     """Returns whether pushes may go out; a probe is given to one caller only, so the caller must commit."""
     state = read_system(connection, name)
     if state.suspended_reason is not None:
@@ -125,7 +125,7 @@ def record_success(connection: Connection, name: str, state: SystemState) -> Non
 def record_failures(
     connection: Connection,
     name: str,
-    system: ThirdPartySystem,
+    system: ThirdPartySettings,
     state: SystemState,
     failures: Sequence[RecordFailure],
 ) -> bool:
@@ -168,7 +168,7 @@ def record_failures(
     is_silent = (
         failing > 1
         and counted.seconds >= _SILENT_TIMEOUTS * system.timeout
-        and any(is_unanswered(failed.failure) for failed in failures)
+        and any(has_no_response(failed.failure) for failed in failures)
     )
     is_unproven = any(_takes_last_attempt(failed, times, failing, state) for failed in failures)
     if failing < system.breaker.failures and not is_unproven and not is_silent:

@@ -165,29 +165,29 @@ class CallLimit:
         """Whether nothing is limited beyond the configuration."""
         return self.calls >= self._most and self._limit.batch >= 1
 
-    def batch(self, size: int) -> int:
+    def limit_batch(self, size: int) -> int:
         """How many records one call may have of the configured size."""
         return max(1, min(size, round(size * self._limit.batch)))
 
-    def records(self, size: int, most: int) -> int:
+    def limit_records(self, size: int, most: int) -> int:
         """How many records one pusher may have under way, of ``most``; ``size``: of the largest batch, 1 for none."""
         if self.is_full:
             return most
-        return max(1, min(most, math.ceil(self.calls * self.batch(size) / max(1, self.pushers))))
+        return max(1, min(most, math.ceil(self.calls * self.limit_batch(size) / max(1, self.pushers))))
 
     def has_room(self) -> bool:
         """Whether a call could begin now."""
         return self._slots_of_loop().under_way < self.calls and self._paused_until <= time.monotonic()
 
     @asynccontextmanager
-    async def room(self, latest: float) -> AsyncIterator[None]:
+    async def reserve_call(self, latest: float) -> AsyncIterator[None]:
         """Room for one call until the block is left. Waits for it until the monotonic time ``latest``.
 
         Raises CallFailed where there is none by then.
         """
         slots = self._slots_of_loop()
-        with ending.refuses():
-            await self.look()
+        with ending.refuse_when_requested():
+            await self.refresh_limit()
             while (left := self._paused_until - time.monotonic()) > 0:
                 if time.monotonic() + left > latest:
                     raise CallFailed(
@@ -202,21 +202,21 @@ class CallLimit:
             self._wake_waiting(slots)
 
     @asynccontextmanager
-    async def observed(self, *, write: bool) -> AsyncIterator[CallEnd]:
+    async def observe_call(self, *, write: bool) -> AsyncIterator[CallEnd]:
         """One call, from whose end the limit learns."""
         began, end = time.monotonic(), CallEnd()
         try:
             yield end
         except CallFailed as failure:
-            if is_unanswered(failure):
-                await self.lost(began, failure.detail)
+            if has_no_response(failure):
+                await self.note_loss(began, failure.detail)
             raise
         if end.unanswered is not None:
-            await self.lost(began, end.unanswered)
+            await self.note_loss(began, end.unanswered)
         else:
-            await self.answered(began, write=write)
+            await self.note_response(began, write=write)
 
-    async def lost(self, began: float, reason: str) -> None:
+    async def note_loss(self, began: float, reason: str) -> None:
         """A call that began at this monotonic time had no answer; those under way with it are one loss."""
         if began < self._lowered_at:
             return
@@ -227,7 +227,7 @@ class CallLimit:
             self._paused_until = now + min(_MAX_PAUSE_SECONDS, self._timeout * 2 ** (before - 1))
         await self._set_limit(lower_limit(self._limit, reason, losses=before), now - began, lowers=True)
 
-    async def answered(self, began: float, *, write: bool) -> None:
+    async def note_response(self, began: float, *, write: bool) -> None:
         """A call that began at this monotonic time was answered."""
         now = time.monotonic()
         self._losses = 0
@@ -257,14 +257,14 @@ class CallLimit:
             if higher != self._limit:
                 await self._set_limit(higher, now - window.began, lowers=False)
 
-    async def look(self) -> None:
+    async def refresh_limit(self) -> None:
         """Learns what other processes have learned."""
 
     async def _set_limit(self, limit: Limit, within: float, *, lowers: bool) -> None:
         """Has a limit from here on; ``within``: for how many seconds it was observed."""
-        self._apply(limit)
+        self._apply_limit(limit)
 
-    def _apply(self, limit: Limit) -> None:
+    def _apply_limit(self, limit: Limit) -> None:
         self._limit = limit
         for slots in list(self._slots.values()):
             self._wake_waiting(slots)
@@ -320,17 +320,17 @@ class SharedCallLimit(CallLimit):
         self._name = name
         self._look_at = 0.0
 
-    async def look(self) -> None:
+    async def refresh_limit(self) -> None:
         """Rereads the limit where the last look is too old. A limit lowered here since then stays."""
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_AGAIN_SECONDS
             row = await asyncio.to_thread(self._read_row)
             if row is not None and now >= self._lowered_at:
-                self._apply(self._limit_of_row(row))
+                self._apply_limit(self._limit_of_row(row))
 
     async def _set_limit(self, limit: Limit, within: float, *, lowers: bool) -> None:
-        self._apply(limit)
+        self._apply_limit(limit)
         from sqlalchemy.exc import SQLAlchemyError
 
         self._look_at = time.monotonic() + _LOOK_AGAIN_SECONDS
@@ -340,7 +340,7 @@ class SharedCallLimit(CallLimit):
             _log.warning("the limit of calls to %s could not be shared: %s", self._name, type(error).__name__)
             return
         if row is not None:
-            self._apply(self._limit_of_row(row))
+            self._apply_limit(self._limit_of_row(row))
         if lowers:
             _log.info(
                 "%s: %d calls at once, %.0f %% of the batch size: %s",
@@ -386,7 +386,7 @@ class SharedCallLimit(CallLimit):
         return rows[0] if rows else None
 
 
-def is_unanswered(failure: CallFailed) -> bool:
+def has_no_response(failure: CallFailed) -> bool:
     """Whether a call had no answer of the system: a timeout, a reset, or a gateway that says so."""
     if failure.kind is not Failure.TRANSIENT:
         return False

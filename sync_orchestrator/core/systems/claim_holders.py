@@ -80,7 +80,7 @@ class Holder:
         """What claims are made under; None while nothing claims: such claims end with their lease."""
 
     @contextmanager
-    def beating(self) -> Iterator[None]:
+    def keep_heartbeat(self) -> Iterator[None]:
         """Keeps the heartbeat up until the block is left; blocks may be nested, and entered by several threads.
 
         A block that is left by an error may leave claims behind: the heartbeat stays, and lapses.
@@ -98,7 +98,7 @@ class Holder:
         with self._lock:
             if self._users == 0:
                 self._ended, self._leaves_claims = threading.Event(), False
-                self.hold = self._register()
+                self.hold = self._register_holder()
                 threading.Thread(target=self._keep_beating, args=(self._ended,), name="holder", daemon=True).start()
             self._users += 1
 
@@ -112,11 +112,11 @@ class Holder:
         if hold is not None and not self._leaves_claims:
             in_transaction(self._engine, lambda connection: run(connection, queries.DELETE_CLAIM_HOLDER, id=hold.id))
 
-    def _register(self) -> Hold:
+    def _register_holder(self) -> Hold:
         began = time.monotonic()
         name = f"{application_name()} on {socket.gethostname()}"
 
-        def begin(connection: Connection) -> int:
+        def insert_holder(connection: Connection) -> int:
             run(
                 connection,
                 queries.DELETE_GONE_CLAIM_HOLDERS,
@@ -124,17 +124,17 @@ class Holder:
             )
             return int(run(connection, queries.INSERT_CLAIM_HOLDER, name=name)[0].id)
 
-        return Hold(in_transaction(self._engine, begin), began + fragments.HOLDER_VALID_SECONDS)
+        return Hold(in_transaction(self._engine, insert_holder), began + fragments.HOLDER_VALID_SECONDS)
 
     def _keep_beating(self, ended: threading.Event) -> None:
         """Beats from a thread of its own, so that a busy event loop loses nothing."""
         while not ended.wait(BEAT_SECONDS):
             try:
-                self.beat()
+                self.renew_heartbeat()
             except BaseException as error:  # whatever it is, the next heartbeat may be written
                 _log.warning("the heartbeat of the holder of claims was not written: %s", type(error).__name__)
 
-    def beat(self) -> None:
+    def renew_heartbeat(self) -> None:
         """Says that this process is there; where that comes too late, its claims are lost and it has another id."""
         hold, began = self.hold, time.monotonic()
         if hold is None:
@@ -148,7 +148,7 @@ class Holder:
             "this process was not heard of for more than %g s: others take over what it had claimed",
             fragments.HOLDER_VALID_SECONDS,
         )
-        new = self._register()
+        new = self._register_holder()
         with self._lock:
             if self.hold is hold:
                 self.hold = new

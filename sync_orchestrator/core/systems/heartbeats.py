@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.db.session import json, run
+from sync_orchestrator.core.db.session import run, to_jsonb
 from sync_orchestrator.core.systems import queries
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 
-def record_heartbeat(engine: Engine, name: str, detail: dict[str, Any] | None = None) -> None:
+def record_heartbeat(engine: Engine, name: str, detail: dict[str, object] | None = None) -> None:
     """Records that the process or task of this name is alive now."""
     with engine.begin() as connection:
         record_heartbeat_in(connection, name, detail)
 
 
-def record_heartbeat_in(connection: Connection, name: str, detail: dict[str, Any] | None = None) -> None:
+def record_heartbeat_in(connection: Connection, name: str, detail: dict[str, object] | None = None) -> None:
     """The same in the caller's transaction."""
-    run(connection, queries.UPSERT_HEARTBEAT, name=name, detail=json(detail or {}))
+    run(connection, queries.UPSERT_HEARTBEAT, name=name, detail=to_jsonb(detail or {}))
 
 
 def end_heartbeat(engine: Engine, name: str) -> None:

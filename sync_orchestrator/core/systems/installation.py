@@ -47,11 +47,11 @@ def find_restore(stored: Installation, present: Installation, read_sequence: int
 
     ``read_sequence`` is the number that its sequence has reached, ``mark`` the highest one that was seen outside of it.
     """
-    if _differ(stored.system_identifier, present.system_identifier):
+    if _are_different(stored.system_identifier, present.system_identifier):
         what = "it is on another server"
-    elif _differ(stored.database_oid, present.database_oid):
+    elif _are_different(stored.database_oid, present.database_oid):
         what = "it is another database of the same server"
-    elif _differ(stored.timeline, present.timeline):
+    elif _are_different(stored.timeline, present.timeline):
         what = f"its server is on timeline {present.timeline}, and was on {stored.timeline}"
     elif mark is not None and read_sequence < mark:
         what = f"its sequence is at {read_sequence}, and was at {mark}"
@@ -65,7 +65,7 @@ def is_about_database(reason: str) -> bool:
     return reason.startswith(REASON_PREFIX)
 
 
-def _differ(stored: object, present: object) -> bool:
+def _are_different(stored: object, present: object) -> bool:
     return bool(stored) and bool(present) and stored != present
 
 
@@ -84,7 +84,7 @@ class InstallationWatch:
         self._refused: set[str] = set()
         self._looked_at: float | None = None
 
-    def look(self, *, at_most_every: float = 0.0) -> str | None:
+    def check_if_due(self, *, at_most_every: float = 0.0) -> str | None:
         """Looks, unless that was done in the last ``at_most_every`` seconds; returns what was noticed just now."""
         with self._looking:
             now = time.monotonic()
@@ -93,7 +93,7 @@ class InstallationWatch:
             self._looked_at = now
             lineage, read_sequence, noticed = in_transaction(self._engine, self._look_in)
             if self._marks is not None and lineage is not None:
-                self._marks.reached(lineage, read_sequence)
+                self._marks.note_reached(lineage, read_sequence)
             if noticed is not None:
                 _log.warning("Pushes are suspended: %s.", noticed)
             return noticed
@@ -106,31 +106,31 @@ class InstallationWatch:
         rows = run(connection, queries.SELECT_INSTALLATION)
         noticed = None
         if not rows:
-            _remember(connection, present)
-        elif self._judge(connection, rows[0], present) is not None:
+            _store_installation(connection, present)
+        elif self._detect_restore(connection, rows[0], present) is not None:
             row = run(connection, queries.LOCK_INSTALLATION)[0]  # another process may have noticed it meanwhile
-            noticed = self._judge(connection, row, present)
+            noticed = self._detect_restore(connection, row, present)
             if noticed is not None:
-                self._restored(connection, present, row, noticed)
+                self._handle_restore(connection, present, row, noticed)
         read_sequence = int(run(connection, queries.SELECT_LAST_READ_SEQUENCE)[0].value)
-        return _lineage(present, run(connection, queries.SELECT_INSTALLATION)[0].since), read_sequence, noticed
+        return _build_lineage(present, run(connection, queries.SELECT_INSTALLATION)[0].since), read_sequence, noticed
 
-    def _judge(self, connection: Connection, row: object, present: Installation) -> str | None:
+    def _detect_restore(self, connection: Connection, row: object, present: Installation) -> str | None:
         stored = _from_row(row)
         read_sequence = int(run(connection, queries.SELECT_LAST_READ_SEQUENCE)[0].value)
-        return find_restore(stored, present, read_sequence, self._mark(stored, row))
+        return find_restore(stored, present, read_sequence, self._find_mark(stored, row))
 
-    def _mark(self, stored: Installation, row: object) -> int | None:
+    def _find_mark(self, stored: Installation, row: object) -> int | None:
         if self._marks is None:
             return None
-        return self._marks.of(_lineage(stored, row.since))  # type: ignore[attr-defined]
+        return self._marks.read_mark(_build_lineage(stored, row.since))  # type: ignore[attr-defined]
 
-    def _restored(self, connection: Connection, present: Installation, row: object, reason: str) -> None:
+    def _handle_restore(self, connection: Connection, present: Installation, row: object, reason: str) -> None:
         for name in self._systems:
             suspend(connection, name, reason)
         run(connection, queries.RESTART_LISTINGS)
-        run(connection, queries.ADVANCE_READ_SEQUENCE, mark=self._mark(_from_row(row), row) or 0)
-        _remember(connection, present)
+        run(connection, queries.ADVANCE_READ_SEQUENCE, mark=self._find_mark(_from_row(row), row) or 0)
+        _store_installation(connection, present)
 
 
 def read_installation(connection: Connection, refused: set[str] | None = None) -> Installation | None:
@@ -143,13 +143,13 @@ def read_installation(connection: Connection, refused: set[str] | None = None) -
         return None
     refused = set() if refused is None else refused
     return Installation(
-        str(_read(connection, queries.SELECT_SYSTEM_IDENTIFIER, refused) or ""),
-        int(_read(connection, queries.SELECT_TIMELINE, refused) or 0),
+        str(_read_value(connection, queries.SELECT_SYSTEM_IDENTIFIER, refused) or ""),
+        int(_read_value(connection, queries.SELECT_TIMELINE, refused) or 0),
         int(here.database_oid),
     )
 
 
-def _read(connection: Connection, statement: str, refused: set[str]) -> str | int | None:
+def _read_value(connection: Connection, statement: str, refused: set[str]) -> str | int | None:
     from sqlalchemy.exc import DBAPIError
 
     if statement in refused:
@@ -165,7 +165,7 @@ def _read(connection: Connection, statement: str, refused: set[str]) -> str | in
         return None
 
 
-def _remember(connection: Connection, present: Installation) -> None:
+def _store_installation(connection: Connection, present: Installation) -> None:
     run(
         connection,
         queries.STORE_INSTALLATION,
@@ -179,7 +179,7 @@ def _from_row(row: object) -> Installation:
     return Installation(row.system_identifier, row.timeline, row.database_oid)  # type: ignore[attr-defined]
 
 
-def _lineage(installation: Installation, since: str) -> str:
+def _build_lineage(installation: Installation, since: str) -> str:
     """What marks are kept under: databases that have the same past share it, and no others."""
     return f"{installation.system_identifier}/{installation.database_oid}/{since}"
 
@@ -196,22 +196,22 @@ class Marks:
         self._before: dict[str, int] = {}
         self._complained = False
 
-    def of(self, lineage: str) -> int | None:
+    def read_mark(self, lineage: str) -> int | None:
         """The highest number that is known of a lineage."""
-        return self._read().get(lineage)
+        return self._read_file().get(lineage)
 
-    def reached(self, lineage: str, number: int) -> None:
+    def note_reached(self, lineage: str, number: int) -> None:
         """Notes where a sequence is now."""
         safe = self._before.get(lineage)
         self._before[lineage] = number
-        known = self._read()
+        known = self._read_file()
         if safe is None or known.get(lineage, 0) >= safe:
             return
         known.pop(lineage, None)
         known[lineage] = safe
-        self._write(dict(list(known.items())[-_MAX_MARKS:]))
+        self._write_file(dict(list(known.items())[-_MAX_MARKS:]))
 
-    def _read(self) -> dict[str, int]:
+    def _read_file(self) -> dict[str, int]:
         try:
             found = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -220,7 +220,7 @@ class Marks:
             return {}
         return {str(name): number for name, number in found.items() if type(number) is int}
 
-    def _write(self, marks: dict[str, int]) -> None:
+    def _write_file(self, marks: dict[str, int]) -> None:
         try:
             make_private_home(self._file.parent)
             write_private_file(self._file, json.dumps(marks, indent=1))

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.db.session import in_transaction, json, run
+from sync_orchestrator.core.db.session import in_transaction, run, to_jsonb
 from sync_orchestrator.core.systems import queries
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class LoginResponse:
     """What a login's answer held. ``renew_in``: seconds after which it is too old; None where that was not told."""
 
     token: str = field(repr=False)
@@ -34,7 +34,7 @@ class Session:
     """A login that was made. ``number`` tells it from others; ``renew_at`` is a monotonic time."""
 
     number: int
-    given: Given
+    given: LoginResponse
     renew_at: float | None
 
     @property
@@ -44,7 +44,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class LoginGrant:
     """What a caller gets: a session, or a lease.
 
     With ``lease`` it is the caller's turn to log in, ``session`` being the last one; without, ``session`` can be used,
@@ -58,15 +58,15 @@ class Taken:
 class LoginStore(Protocol):
     """Where the logins to one system are kept. ``mark`` stands for the settings: what others gave does not count."""
 
-    def take(self, mark: bytes, refused: int | None, seconds: float) -> Taken:
+    def acquire_login(self, mark: bytes, refused: int | None, seconds: float) -> LoginGrant:
         """A session that is neither too old nor the refused one, or the right to log in, for so many seconds."""
         ...
 
-    def keep(self, mark: bytes, lease: int, given: Given) -> Session | None:
+    def store_login(self, mark: bytes, lease: int, given: LoginResponse) -> Session | None:
         """Keeps what the login gave, and ends the lease; None where the lease is somebody else's by now."""
         ...
 
-    def release(self, lease: int) -> None:
+    def release_lease(self, lease: int) -> None:
         """Ends the lease after a login that failed."""
         ...
 
@@ -80,27 +80,27 @@ class ProcessLogins:
         self._session: Session | None = None
         self._lease: tuple[int, float] | None = None
 
-    def take(self, mark: bytes, refused: int | None, seconds: float) -> Taken:
+    def acquire_login(self, mark: bytes, refused: int | None, seconds: float) -> LoginGrant:
         """Returns the login to use, or the lease by which the caller logs in. See ``LoginStore.take``."""
         with self._lock:
             session = self._session
             if session is not None and session.number != refused and not session.too_old:
-                return Taken(session)
+                return LoginGrant(session)
             if self._lease is not None and time.monotonic() < self._lease[1]:
-                return Taken()
+                return LoginGrant()
             self._lease = next(self._numbers), time.monotonic() + seconds
-            return Taken(session, self._lease[0])
+            return LoginGrant(session, self._lease[0])
 
-    def keep(self, mark: bytes, lease: int, given: Given) -> Session | None:
+    def store_login(self, mark: bytes, lease: int, given: LoginResponse) -> Session | None:
         """Stores a new login; returns None where the lease is over."""
         with self._lock:
             if self._lease is None or self._lease[0] != lease:
                 return None
             self._lease = None
-            self._session = _session(lease, given)
+            self._session = _build_session(lease, given)
             return self._session
 
-    def release(self, lease: int) -> None:
+    def release_lease(self, lease: int) -> None:
         """Ends a lease without a login."""
         with self._lock:
             if self._lease is not None and self._lease[0] == lease:
@@ -114,47 +114,47 @@ class SharedLogins:
         self._engine = engine
         self._system = system
 
-    def take(self, mark: bytes, refused: int | None, seconds: float) -> Taken:
+    def acquire_login(self, mark: bytes, refused: int | None, seconds: float) -> LoginGrant:
         """Returns the login to use, or the lease by which the caller logs in. See ``LoginStore.take``."""
 
-        def work(connection: Connection) -> Taken:
+        def reuse_or_lease(connection: Connection) -> LoginGrant:
             run(connection, queries.ENSURE_LOGIN_SESSION, system=self._system)
             row = run(connection, queries.SELECT_LOGIN_SESSION, system=self._system)[0]
             session = None
             if row.token is not None and bytes(row.mark) == mark:
-                session = _session(row.number, Given(row.token, row.refresh, row.picked, row.renew_in))
+                session = _build_session(row.number, LoginResponse(row.token, row.refresh, row.picked, row.renew_in))
             if session is not None and session.number != refused and not session.too_old:
-                return Taken(session)
+                return LoginGrant(session)
             if row.taken:
-                return Taken()
-            return Taken(
+                return LoginGrant()
+            return LoginGrant(
                 session, run(connection, queries.LEASE_LOGIN_SESSION, system=self._system, seconds=seconds)[0][0]
             )
 
-        return in_transaction(self._engine, work)
+        return in_transaction(self._engine, reuse_or_lease)
 
-    def keep(self, mark: bytes, lease: int, given: Given) -> Session | None:
+    def store_login(self, mark: bytes, lease: int, given: LoginResponse) -> Session | None:
         """Stores a new login for all processes; returns None where the lease is over."""
-        kept = self._run(
+        kept = self._run_statement(
             queries.STORE_LOGIN_SESSION,
             lease=lease,
             mark=mark,
             token=given.token,
             refresh=given.refresh,
-            picked=json(dict(given.values)),
+            picked=to_jsonb(dict(given.values)),
             renew_in=given.renew_in,
         )
-        return _session(lease, given) if kept else None
+        return _build_session(lease, given) if kept else None
 
-    def release(self, lease: int) -> None:
+    def release_lease(self, lease: int) -> None:
         """Ends a lease without a login."""
-        self._run(queries.RELEASE_LOGIN_SESSION, lease=lease)
+        self._run_statement(queries.RELEASE_LOGIN_SESSION, lease=lease)
 
-    def _run(self, statement: str, **params: Any) -> Any:
+    def _run_statement(self, statement: str, **params: object) -> Any:
         return in_transaction(
             self._engine, lambda connection: run(connection, statement, system=self._system, **params)
         )
 
 
-def _session(number: int, given: Given) -> Session:
+def _build_session(number: int, given: LoginResponse) -> Session:
     return Session(number, given, None if given.renew_in is None else time.monotonic() + given.renew_in)

@@ -10,7 +10,7 @@ from sync_orchestrator.core.systems import queries
 from sync_orchestrator.core.systems.call_limit import FORGOTTEN_AFTER_SECONDS
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Row
 
 
 def list_systems(connection: Connection) -> dict[str, dict[str, Any]]:
@@ -33,7 +33,7 @@ def list_systems(connection: Connection) -> dict[str, dict[str, Any]]:
     }
 
 
-def _describe_call_limit(row: Any) -> dict[str, Any] | None:
+def _describe_call_limit(row: Row[Any]) -> dict[str, object] | None:
     """How many calls the system gets at once, and why; None where that is what is configured."""
     if not row.is_limited:
         return None

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from sync_orchestrator.core.db.notify import notify_work
-from sync_orchestrator.core.db.session import json, run
+from sync_orchestrator.core.db.session import run, to_jsonb
 from sync_orchestrator.core.systems import queries
 from sync_orchestrator.errors import NotFound
 
@@ -31,7 +31,7 @@ class Pause:
     waiting: int
     next_step: str
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """The pause in one line."""
         return f"{self.reason}: {self.waiting} wait"
 
@@ -43,7 +43,7 @@ def pauses_of(connection: Connection, systems: Mapping[str, str]) -> dict[str, P
         connection: A connection within a transaction.
         systems: Third parties by the entities that are mirrored to them.
     """
-    rows = run(connection, queries.LIST_PAUSES, systems=json(dict(systems)))
+    rows = run(connection, queries.LIST_PAUSES, systems=to_jsonb(dict(systems)))
     return {row.name: _pause_of(row) for row in rows}
 
 
@@ -53,7 +53,7 @@ def why_push_waits(connection: Connection, entity: str, system: str) -> str | No
     return None if pause is None else f"pushes wait: {pause.reason}; {pause.next_step}"
 
 
-def _pause_of(row: Any) -> Pause:
+def _pause_of(row: Row[Any]) -> Pause:
     paused = [name for name, is_paused in ((row.name, row.entity_paused), (row.system, row.system_paused)) if is_paused]
     if paused:
         commands = " and ".join(f"`sync-orchestrator resume {name}`" for name in paused)

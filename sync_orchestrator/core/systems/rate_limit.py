@@ -43,11 +43,11 @@ class HoldOff:
         self._refused_at: float | None = None
         self.reason = ""
 
-    async def left(self) -> float:
+    async def seconds_left(self) -> float:
         """Seconds to hold off all calls for; not above zero where there is no need to."""
         return self._until - time.monotonic()
 
-    async def ask(self, seconds: float, reason: str = "") -> None:
+    async def hold_off_calls(self, seconds: float, reason: str = "") -> None:
         """The system asked to be left alone for so long."""
         until = time.monotonic() + seconds
         if until >= self._until:
@@ -64,14 +64,14 @@ class HoldOff:
             if seconds > UNCONFIRMED_SECONDS:
                 reason = f"{reason}; no call was refused, so for {UNCONFIRMED_SECONDS:g} s at a time"
             seconds = min(seconds, UNCONFIRMED_SECONDS)
-        await self.ask(seconds, reason)
+        await self.hold_off_calls(seconds, reason)
 
-    def served(self, began: float) -> None:
+    def note_served(self, began: float) -> None:
         """A call that began at this monotonic time was not refused for coming too fast."""
         if self._claim is not None and self._claim[0] < began < self._claim[1]:
             self._claim, self._doubted = None, True
 
-    async def refused(self) -> None:
+    async def note_refused(self) -> None:
         """The system refused a call for coming too fast."""
         self._refused_at = time.monotonic()
         self._claim, self._doubted = None, False
@@ -87,31 +87,31 @@ class SharedHoldOff(HoldOff):
         self._read_again_at = 0.0
         self._refusal_written_at = 0.0
 
-    async def left(self) -> float:
+    async def seconds_left(self) -> float:
         """Returns the seconds left; reads the database where the last look is too old."""
         now = time.monotonic()
         if now >= self._read_again_at:
             self._read_again_at = now + _LOOK_AGAIN_SECONDS
-            seconds, self.reason, refused_ago = await asyncio.to_thread(self._read)
+            seconds, self.reason, refused_ago = await asyncio.to_thread(self._read_hold_off)
             self._until = now + seconds
             if refused_ago is not None:
                 self._refused_at = max(now - refused_ago, self._refused_at or now - refused_ago)
-        return await super().left()
+        return await super().seconds_left()
 
-    async def ask(self, seconds: float, reason: str = "") -> None:
+    async def hold_off_calls(self, seconds: float, reason: str = "") -> None:
         """Holds calls off for some seconds, on all machines."""
-        await super().ask(seconds, reason)
+        await super().hold_off_calls(seconds, reason)
         await asyncio.to_thread(self._write_hold_off, seconds, reason)
 
-    async def refused(self) -> None:
+    async def note_refused(self) -> None:
         """Notes that a call was refused, for all machines and at most once in a while."""
-        await super().refused()
+        await super().note_refused()
         now = time.monotonic()
         if now - self._refusal_written_at >= _LOOK_AGAIN_SECONDS:
             self._refusal_written_at = now
             await asyncio.to_thread(self._write_refusal)
 
-    def _read(self) -> tuple[float, str, float | None]:
+    def _read_hold_off(self) -> tuple[float, str, float | None]:
         with self._engine.begin() as connection:
             for row in run(connection, queries.SECONDS_HELD_OFF, name=self._name):
                 return float(row.seconds or 0.0), row.reason or "", row.refused_ago
@@ -137,7 +137,7 @@ def shared_rate(engine: Engine, name: str, rate: float) -> Callable[[], Awaitabl
     locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
     left: list[float] = []
 
-    def reserve() -> tuple[float, float]:
+    def reserve_calls() -> tuple[float, float]:
         with engine.begin() as connection:
             row = run(connection, queries.RESERVE_CALL, name=name, n=chunk, step=step)[0]
             return float(row.wait), float(row.step)
@@ -146,7 +146,7 @@ def shared_rate(engine: Engine, name: str, rate: float) -> Callable[[], Awaitabl
         loop = asyncio.get_running_loop()
         async with locks.setdefault(loop, asyncio.Lock()):
             while not left:
-                wait, apart = await asyncio.to_thread(reserve)
+                wait, apart = await asyncio.to_thread(reserve_calls)
                 start = loop.time() + wait
                 left.extend(start + n * apart for n in reversed(range(chunk)))
             at = left.pop()

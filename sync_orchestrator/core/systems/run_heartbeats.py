@@ -49,11 +49,11 @@ class Watched:
 
 
 @contextmanager
-def beating(engine: Engine, run_id: str) -> Iterator[None]:
+def keep_run_heartbeat(engine: Engine, run_id: str) -> Iterator[None]:
     """Keeps up a run's heartbeat from a thread of its own until the block is left."""
     name, stop = f"run {run_id}", threading.Event()
 
-    def beat() -> None:
+    def beat_until_stopped() -> None:
         while not stop.wait(BEAT_SECONDS):
             try:
                 record_heartbeat(engine, name)
@@ -62,7 +62,7 @@ def beating(engine: Engine, run_id: str) -> Iterator[None]:
 
     with suppress(*_DATABASE_ERRORS):  # the run fails by itself where it needs the database
         record_heartbeat(engine, name)
-    thread = threading.Thread(target=beat, name=f"beat {run_id}", daemon=True)
+    thread = threading.Thread(target=beat_until_stopped, name=f"beat {run_id}", daemon=True)
     thread.start()
     try:
         yield
@@ -73,22 +73,22 @@ def beating(engine: Engine, run_id: str) -> Iterator[None]:
             end_heartbeat(engine, name)
 
 
-def watched(
+def watch_runs(
     engine: Engine, known: Mapping[str, Watched], running: Collection[str], gap_seconds: float
 ) -> dict[str, Watched]:
     """What is known of the runs that are said to be under way, ``gap_seconds`` after the last look."""
     with engine.begin() as connection:
         beats = {row.run_id: float(row.at) for row in run(connection, queries.LIST_RUN_HEARTBEATS)}
-    return {run_id: look(known.get(run_id), beats.get(run_id), gap_seconds) for run_id in running}
+    return {run_id: update_watched(known.get(run_id), beats.get(run_id), gap_seconds) for run_id in running}
 
 
-def look(known: Watched | None, beat: float | None, gap_seconds: float) -> Watched:
+def update_watched(known: Watched | None, beat: float | None, gap_seconds: float) -> Watched:
     """What is known of one run after another look. Pure."""
     if known is None or known.beat != beat:
         return Watched(beat, 0.0)
     return Watched(beat, known.still_seconds + min(gap_seconds, LONGEST_GAP_SECONDS))
 
 
-def forget(engine: Engine, run_id: str) -> None:
+def forget_run(engine: Engine, run_id: str) -> None:
     """Removes the heartbeat of a run that has ended."""
     end_heartbeat(engine, f"run {run_id}")

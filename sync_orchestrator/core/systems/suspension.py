@@ -89,7 +89,9 @@ def is_known_account(connection: Connection, system: str, account: str) -> bool:
     return False
 
 
-def lift(connection: Connection, system: str, *, account: str | None = None, reason: str | None = None) -> bool:
+def lift_suspension(
+    connection: Connection, system: str, *, account: str | None = None, reason: str | None = None
+) -> bool:
     """Ends a suspension and its alert; returns whether there was one.
 
     ``account`` is the identity that the ids belong to from now on; None lets the next drain find it out. ``reason``
@@ -99,7 +101,7 @@ def lift(connection: Connection, system: str, *, account: str | None = None, rea
         alerts.raise_alert(
             connection, ALERT, system, f"{system}: an operator ended the suspension without adopting: {reason}"
         )
-    _forget_strays(connection, system)
+    _delete_strays(connection, system)
     alerts.resolve_alert(connection, ALERT, system)
     lifted = bool(run(connection, queries.LIFT_SUSPENSION, name=system, account=account))
     notify_work(connection)
@@ -167,7 +169,7 @@ def _report_single(connection: Connection, strays: Sequence[NotedStray]) -> None
         )
 
 
-def _forget_strays(connection: Connection, system: str) -> None:
+def _delete_strays(connection: Connection, system: str) -> None:
     entities = {row.entity for row in run(connection, queries.LIST_STRAY_IDS, system=system, limit=None)}
     run(connection, queries.DELETE_STRAY_IDS, system=system, entity=None)
     for entity in sorted(entities):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sync_orchestrator.core.db.session import json, run
+from sync_orchestrator.core.db.session import run, to_jsonb
 from sync_orchestrator.core.systems import queries
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class TaskReport:
     did_seconds_ago: float | None = None
     error: str | None = None
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """The report in a few words."""
         if self.error is not None:
             return f"{self.name} fails: {self.error}"
@@ -72,22 +72,24 @@ class WorkerReport:
         """Whether no worker was heard of for ``after`` seconds, though one is expected."""
         return self.seconds is not None and self.seconds > after
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """When a worker was last heard of, and what its tasks did."""
         if not self.count:
             heard = "never" if self.seconds is None else f"not heard of for {self.seconds:.0f} s"
             return f"no worker runs ({heard}): start `sync-orchestrator worker`"
         several = f"{self.count} workers, one" if self.count > 1 else "worker"
-        return "; ".join([f"{several} heard of {self.seconds or 0:.0f} s ago", *(task.text() for task in self.tasks)])
+        return "; ".join(
+            [f"{several} heard of {self.seconds or 0:.0f} s ago", *(task.to_text() for task in self.tasks)]
+        )
 
 
 def record_worker(connection: Connection, worker_id: str, process: str, tasks: Iterable[TaskReport]) -> None:
     """Records that a worker is there, and how its tasks fare."""
     detail = {"process": process, "tasks": {task.name: asdict(task) for task in tasks}}
-    run(connection, queries.UPSERT_HEARTBEAT, name=f"worker {worker_id}", detail=json(detail))
+    run(connection, queries.UPSERT_HEARTBEAT, name=f"worker {worker_id}", detail=to_jsonb(detail))
 
 
-def forget_gone_workers(connection: Connection) -> None:
+def delete_gone_workers(connection: Connection) -> None:
     """Removes the heartbeats of workers that were killed long ago; a new worker calls it."""
     run(connection, queries.DELETE_GONE_WORKERS)
 
@@ -115,11 +117,11 @@ def read_workers(connection: Connection) -> WorkerReport:
     return WorkerReport(
         min((max(0.0, float(row.age)) for row in rows), default=None),
         len(alive),
-        _best([_report(task, float(row.age)) for row in alive for task in row.detail["tasks"].values()]),
+        _merge_reports([_build_report(task, float(row.age)) for row in alive for task in row.detail["tasks"].values()]),
     )
 
 
-def _report(task: Mapping[str, Any], age: float) -> TaskReport:
+def _build_report(task: Mapping[str, Any], age: float) -> TaskReport:
     did_ago = task["did_seconds_ago"]
     return TaskReport(
         task["name"],
@@ -130,7 +132,7 @@ def _report(task: Mapping[str, Any], age: float) -> TaskReport:
     )
 
 
-def _best(reports: Sequence[TaskReport]) -> tuple[TaskReport, ...]:
+def _merge_reports(reports: Sequence[TaskReport]) -> tuple[TaskReport, ...]:
     """Of each task, the report of the worker that did something last; it has succeeded if any of them has."""
     found: dict[str, list[TaskReport]] = {}
     for report in reports:

@@ -56,7 +56,7 @@ def compare_with_archive(
     found |= {
         LostChange(there.part, there.key, "gone", there.version)
         for there in archived.values()
-        if _looks_gone(entity, listed, there)
+        if _seems_deleted(entity, listed, there)
     }
     on_the_way = _with_active_events(connection, entity.name, found)
     owner = entity.rules.owner
@@ -85,7 +85,7 @@ def _compare_row(
         # The owner's part is what is missing of an orphan.
         is_orphan = part != entity.rules.owner and (owner is None or owner.deleted)
         return None if row.deleted or is_orphan else LostChange(part, key, "missing", row.version)
-    if there.epoch != listed.reads.epoch(part):
+    if there.epoch != listed.reads.epoch_of(part):
         return None  # its source was restored: a full sync takes over what it holds
     kind = compare_part(row, there.version, there.content_hash, is_whole=(part, key) in listed.whole)
     if kind is None or (there.has_moved and kind != "newer"):
@@ -93,7 +93,7 @@ def _compare_row(
     return LostChange(part, key, kind, row.version)
 
 
-def _looks_gone(entity: EntityContext, listed: ListedParts, there: ArchivedPart) -> bool:
+def _seems_deleted(entity: EntityContext, listed: ListedParts, there: ArchivedPart) -> bool:
     return (
         there.is_of_group
         and not there.deleted
@@ -149,14 +149,14 @@ async def _prove_gone(
     reads, size, count = listed.reads, comparison.group_size, len(listed.keys[part])
     held = reads.over_cap(part, len(some), size, None)
     if held is None and part not in entity.rules.readable and reads.needs_count(part):
-        held = await reads.incomplete(part, count, len(some))
+        held = await reads.incomplete_reason(part, count, len(some))
     if held is not None:
         return set(), set(), held
     if part not in entity.rules.readable:
         present, absent = set[LostChange](), set(some)
     else:
         present, absent = await _read_gone(entity, listed, comparison, part, some)
-    return present, absent, reads.outage(part, count, len(absent), size, None)
+    return present, absent, reads.outage_reason(part, count, len(absent), size, None)
 
 
 async def _read_gone(
@@ -170,7 +170,7 @@ async def _read_gone(
     rows = await asyncio.gather(*(entity.sources[part].read(lost.key) for lost in some))
     absent = {lost for lost, row in zip(some, rows, strict=True) if row is None}
     present = set()
-    for row in listed.reads.usable([row for row in rows if row is not None], part):
+    for row in listed.reads.select_usable([row for row in rows if row is not None], part):
         there = comparison.archived[part, row.key]
         kind = compare_part(row, there.version, there.content_hash, is_whole=True)
         if kind is not None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.validation import queries
 from sync_orchestrator.core.validation.lost_changes import LostChangeKind, PartPlace
-from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH
 
 
@@ -34,7 +34,7 @@ class ArchivedPart:
     is_of_group: bool
 
     @classmethod
-    def from_row(cls, row: Any) -> ArchivedPart:
+    def from_row(cls, row: Row[Any]) -> ArchivedPart:
         """Makes one from a row of the database."""
         return cls(
             part=row.part,
@@ -81,7 +81,7 @@ def compare_part(row: PartRead, version: int, content_hash: bytes, *, is_whole: 
         return "newer"
     if content_hash == TOMBSTONE_HASH:
         return "missing"
-    if is_whole and (TOMBSTONE_HASH if row.deleted else digest(row.data)) == content_hash:
+    if is_whole and (TOMBSTONE_HASH if row.deleted else compute_digest(row.data)) == content_hash:
         return None
     if row.version < version:
         return "older"

@@ -181,14 +181,14 @@ def _find_extra(gone: pd.DataFrame) -> list[Suspect]:
     ]
 
 
-def _none_if_missing(value: Any) -> Any:
+def _none_if_missing(value: object) -> Any:
     return None if value is None or value is pd.NaT else value
 
 
-def _as_bytes(value: Any) -> bytes | None:
+def _as_bytes(value: object) -> bytes | None:
     return bytes(value) if isinstance(value, bytes | memoryview) else None
 
 
-def _as_hex(value: Any) -> str:
+def _as_hex(value: object) -> str:
     found = _as_bytes(value)
     return "" if found is None else found.hex()

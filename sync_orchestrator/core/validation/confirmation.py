@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.ports import Found, Item
@@ -46,7 +45,7 @@ class ConfirmedSuspect:
             return digest_elsewhere(fields, self._listed_in(scope.group))
         return scope.entity.digest_of_found(self.found, self.suspect.belongs_to or scope.group)
 
-    def place_differences(self, scope: ValidationScope) -> list[dict[str, Any]]:
+    def place_differences(self, scope: ValidationScope) -> list[dict[str, object]]:
         """Rows of field, ours, theirs for the business group and the id, where these differ."""
         if self.found is None or self.suspect.kind in (DriftKind.EXTRA, DriftKind.UNMANAGED):
             return []
@@ -88,7 +87,7 @@ async def confirm_suspects(scope: ValidationScope, suspects: Sequence[Suspect]) 
         return Confirmation()
     await asyncio.sleep(scope.entity.settings.validation.confirm_after)
     limit = asyncio.Semaphore(scope.entity.system.concurrency)
-    looks = await asyncio.gather(*(_look_again(scope, suspect, limit) for suspect in suspects))
+    looks = await asyncio.gather(*(_recheck_suspects(scope, suspect, limit) for suspect in suspects))
     by_listing: set[_RecordId] = set()
     if any(look.is_wrong is None for look in looks):
         by_listing = await _list_misplaced(scope, suspects)
@@ -110,7 +109,7 @@ def other_record_key(entity: EntityContext, suspect: Suspect, found: Found) -> s
     return other_key(suspect.key, found.key)
 
 
-async def _look_again(scope: ValidationScope, suspect: Suspect, limit: asyncio.Semaphore) -> _SecondLook:
+async def _recheck_suspects(scope: ValidationScope, suspect: Suspect, limit: asyncio.Semaphore) -> _SecondLook:
     third_party = scope.entity.third_party
     item = Item(suspect.key, scope.group, {}, suspect.external_id)
     stray: NotedStray | None = None
@@ -136,13 +135,13 @@ def _is_wrong(scope: ValidationScope, suspect: Suspect, found: Found | None) -> 
     shows_no_group = found.group is None and not capabilities.shows_group
     if suspect.belongs_to is not None:
         return None if shows_no_group else is_elsewhere(capabilities, found.group, suspect.belongs_to)
-    if is_elsewhere(capabilities, found.group, scope.group) or _differs(scope.entity, suspect, found):
+    if is_elsewhere(capabilities, found.group, scope.group) or _is_different(scope.entity, suspect, found):
         return True
     needs_listing = shows_no_group and suspect.kind is DriftKind.MISSING and capabilities.lists_by_group
     return None if needs_listing else False
 
 
-def _differs(entity: EntityContext, suspect: Suspect, found: Found) -> bool:
+def _is_different(entity: EntityContext, suspect: Suspect, found: Found) -> bool:
     is_suspect_for_its_id = suspect.theirs is not None and suspect.theirs == suspect.ours
     return (
         is_suspect_for_its_id

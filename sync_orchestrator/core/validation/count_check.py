@@ -73,7 +73,7 @@ async def count_records(scope: ValidationScope) -> RecordCounts:
     """Counts the records of the group at the third party, then those that it should have. Raises CallFailed."""
     counted = await scope.entity.third_party.count(scope.group)
 
-    def count(connection: Connection) -> RecordCounts:
+    def read_counts(connection: Connection) -> RecordCounts:
         ours = run(connection, queries.COUNT_EXPECTED, **scope.parameters)[0]
         unmanaged = run(connection, queries.SELECT_KNOWN_UNMANAGED, entity=scope.entity.name, group=scope.group)[0][0]
         return RecordCounts(
@@ -84,4 +84,4 @@ async def count_records(scope: ValidationScope) -> RecordCounts:
             reported=counted,
         )
 
-    return await scope.transact(count)
+    return await scope.run_in_transaction(read_counts)

@@ -10,12 +10,11 @@ import asyncio
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import Context, EntityContext
-from sync_orchestrator.core.db.session import run, streamed
+from sync_orchestrator.core.db.session import run, stream_rows
 from sync_orchestrator.core.validation import queries
 from sync_orchestrator.core.validation.compare import Suspect, find_misplaced, find_suspects, find_unmanaged
 from sync_orchestrator.core.validation.spill import ListedRow, Slices, pair_slices
@@ -42,12 +41,12 @@ async def diff_group(context: Context, entity: EntityContext, group: str, since:
     try:
         async for page in entity.third_party.pages(group):
             theirs.add([(found.key, found.external_id, entity.digest_of_found(found, group)) for found in page])
-        return await asyncio.to_thread(_compare, context, entity, group, since, theirs)
+        return await asyncio.to_thread(_compare_archive, context, entity, group, since, theirs)
     finally:
         theirs.close()
 
 
-def _compare(context: Context, entity: EntityContext, group: str, since: datetime, theirs: Slices) -> GroupDiff:
+def _compare_archive(context: Context, entity: EntityContext, group: str, since: datetime, theirs: Slices) -> GroupDiff:
     """One look at the archive, at one moment."""
     known = {"entity": entity.name, "group": group, "since": since, "lag": entity.system.search_lag}
     engine = context.engine.execution_options(isolation_level="REPEATABLE READ")
@@ -55,7 +54,7 @@ def _compare(context: Context, entity: EntityContext, group: str, since: datetim
     try:
         with engine.begin() as connection:
             found = GroupDiff(theirs.size)
-            for rows in streamed(connection, queries.SELECT_EXPECTED, **known):
+            for rows in stream_rows(connection, queries.SELECT_EXPECTED, **known):
                 ours.add(rows)
                 found.ambiguous += sum(1 for row in rows if row[2] is None)
             found.expected = ours.size - found.ambiguous
@@ -77,7 +76,7 @@ def _unlike_rows(ours: Slices, theirs: Slices) -> Iterator[tuple[list[ListedRow]
 def _find_suspects(
     connection: Connection,
     entity: EntityContext,
-    known: dict[str, Any],
+    known: dict[str, object],
     there: list[ListedRow],
     keys: Collection[str],
     counts: GroupDiff,

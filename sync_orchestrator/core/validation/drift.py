@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
 
 
 class DriftKind(StrEnum):
@@ -59,7 +62,7 @@ class Drift:
     key: str
     kind: DriftKind
     external_id: str | None
-    sample: list[dict[str, Any]]
+    sample: list[dict[str, object]]
     status: DriftStatus
 
     @property
@@ -80,7 +83,7 @@ class OpenDrift:
     status: DriftStatus
 
     @classmethod
-    def from_row(cls, row: Any) -> OpenDrift:
+    def from_row(cls, row: Row[Any]) -> OpenDrift:
         """Makes one from a row of the database."""
         return cls(
             key=row.key,

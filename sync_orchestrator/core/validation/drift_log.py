@@ -11,7 +11,7 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.validation import queries
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Row
 
 COLUMNS = (
     "entity",
@@ -49,7 +49,7 @@ class Chosen:
     since: datetime | None = None
     open: bool = False
 
-    def params(self) -> dict[str, Any]:
+    def to_parameters(self) -> dict[str, object]:
         """Returns the parameters of the statements that list drift."""
         return {"entity": self.entity, "group": self.group, "since": self.since, "open": self.open}
 
@@ -62,33 +62,33 @@ class OverTime:
     buckets: list[tuple[datetime, dict[str, int]]]
 
 
-def listed(engine: Engine, chosen: Chosen) -> Iterator[dict[str, Any]]:
+def read_drift(engine: Engine, chosen: Chosen) -> Iterator[dict[str, object]]:
     """Rows of ``COLUMNS``, the oldest first; a record without fields to tell of is one row. Memory stays flat."""
     after = 0
     while True:
         with engine.begin() as connection:
-            rows = run(connection, queries.LIST_DRIFT, after=after, most=_BATCH_SIZE, **chosen.params())
+            rows = run(connection, queries.LIST_DRIFT, after=after, most=_BATCH_SIZE, **chosen.to_parameters())
         for row in rows:
-            yield from _lines(row)
+            yield from _split_fields(row)
         if len(rows) < _BATCH_SIZE:
             return
         after = rows[-1].id
 
 
-def newest(engine: Engine, chosen: Chosen, most: int) -> list[dict[str, Any]]:
+def read_newest_drift(engine: Engine, chosen: Chosen, most: int) -> list[dict[str, object]]:
     """The last rows of what ``listed`` shows, in the same order. Only these are read."""
     with engine.begin() as connection:
-        rows = run(connection, queries.LIST_NEWEST_DRIFT, most=most, **chosen.params())
-    return [line for row in reversed(rows) for line in _lines(row)][-most:]
+        rows = run(connection, queries.LIST_NEWEST_DRIFT, most=most, **chosen.to_parameters())
+    return [line for row in reversed(rows) for line in _split_fields(row)][-most:]
 
 
-def list_drift_of_record(connection: Connection, entity: str, key: str) -> list[dict[str, Any]]:
+def list_drift_of_record(connection: Connection, entity: str, key: str) -> list[dict[str, object]]:
     """Returns what validation found of one record, the newest first."""
     rows = run(connection, queries.LIST_DRIFT_OF_RECORD, entity=entity, key=key, most=_MAX_DRIFT_OF_RECORD)
     return [dict(row._mapping) for row in rows]
 
 
-def _lines(row: Any) -> Iterator[dict[str, Any]]:
+def _split_fields(row: Row[Any]) -> Iterator[dict[str, object]]:
     """One row of ``COLUMNS`` for each differing field."""
     shared = {
         "entity": row.entity,
@@ -108,12 +108,12 @@ def _lines(row: Any) -> Iterator[dict[str, Any]]:
 def over_time(engine: Engine, chosen: Chosen) -> OverTime:
     """What was found when, in buckets of at most a week, as few as fit a plot."""
     with engine.begin() as connection:
-        [span] = run(connection, queries.SELECT_DRIFT_SPAN, **chosen.params())
+        [span] = run(connection, queries.SELECT_DRIFT_SPAN, **chosen.to_parameters())
         if span.first is None:
             return OverTime(_BUCKETS[0], [])
         whole = span.last - span.first
         width = next((each for each in _BUCKETS if whole / each < _MAX_BUCKETS), _BUCKETS[-1])
-        rows = run(connection, queries.COUNT_DRIFT_OVER_TIME, width=width, **chosen.params())
+        rows = run(connection, queries.COUNT_DRIFT_OVER_TIME, width=width, **chosen.to_parameters())
     counts: dict[datetime, dict[str, int]] = {}
     for row in rows:
         counts.setdefault(row.at, {})[row.kind] = row.n

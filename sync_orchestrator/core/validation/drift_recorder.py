@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.db.session import json, run
+from sync_orchestrator.core.db.session import run, to_jsonb
 from sync_orchestrator.core.groups.registry import count_group_records
 from sync_orchestrator.core.validation import queries
 from sync_orchestrator.core.validation.confirmation import ConfirmedSuspect
@@ -38,8 +38,8 @@ def record_drift(
     ]
     # After ``open_before``: a repair that it shows is seen here, too.
     confirmed = _keep_unchanged(connection, scope, confirmed)
-    drift = _judge(connection, scope, confirmed, open_before)
-    _insert(connection, scope, confirmed, drift)
+    drift = _judge_drift(connection, scope, confirmed, open_before)
+    _insert_drift(connection, scope, confirmed, drift)
     run(connection, queries.MARK_DRIFT_REPAIRED, **scope.parameters)
     targets = [
         _repair_target(scope, each)
@@ -68,7 +68,7 @@ def _keep_unchanged(
     return [each for each in confirmed if each.suspect.kind is DriftKind.UNMANAGED or each.suspect.key in unchanged]
 
 
-def _judge(
+def _judge_drift(
     connection: Connection,
     scope: ValidationScope,
     confirmed: Sequence[ConfirmedSuspect],
@@ -84,7 +84,9 @@ def _judge(
             each.kind,
             external_id,
             sample,
-            _status(scope, each, before.get(drift_identity(each.suspect.key, each.kind, external_id)), exceeds_cap),
+            _decide_status(
+                scope, each, before.get(drift_identity(each.suspect.key, each.kind, external_id)), exceeds_cap
+            ),
         )
         for each, external_id, sample in zip(confirmed, ids, samples, strict=True)
     ]
@@ -95,11 +97,11 @@ def _exceeds_cap(connection: Connection, scope: ValidationScope, extra: int) -> 
     cap = 0
     if extra:
         size = count_group_records(connection, scope.entity.name, scope.group)
-        cap = scope.entity.settings.validation.deletions.cap(size)
+        cap = scope.entity.settings.validation.deletions.group_cap(size)
     return report_deletion_cap(connection, scope, DriftKind.EXTRA, extra, cap)
 
 
-def _status(
+def _decide_status(
     scope: ValidationScope, confirmed: ConfirmedSuspect, earlier: OpenDrift | None, exceeds_cap: bool
 ) -> DriftStatus:
     suspect = confirmed.suspect
@@ -133,7 +135,7 @@ def _recorded_ids(confirmed: Sequence[ConfirmedSuspect], before: Collection[Drif
     return [recorded_id(each) for each in confirmed]
 
 
-def _insert(
+def _insert_drift(
     connection: Connection, scope: ValidationScope, confirmed: Sequence[ConfirmedSuspect], drift: Sequence[Drift]
 ) -> None:
     if not drift:
@@ -149,7 +151,7 @@ def _insert(
         ours=[each.suspect.ours for each in confirmed],
         theirs=[each.digest_there(scope) for each in confirmed],
         external_id=[found.external_id for found in drift],
-        sample=[json(found.sample) for found in drift],
+        sample=[to_jsonb(found.sample) for found in drift],
         status=[found.status.value for found in drift],
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.archive.archived_records import read_parts_data
+from sync_orchestrator.core.ports import Json
 from sync_orchestrator.core.validation.confirmation import ConfirmedSuspect
 from sync_orchestrator.core.validation.drift import DriftKind
 from sync_orchestrator.core.validation.scope import ValidationScope
@@ -24,17 +25,19 @@ def sample_drift(connection: Connection, scope: ValidationScope, confirmed: Sequ
     if not confirmed:
         return []
     parts = read_parts_data(connection, scope.entity.name, [each.suspect.key for each in confirmed])
-    return [_sample(scope, each, parts.get(each.suspect.key, {})) for each in confirmed]
+    return [_build_sample(scope, each, parts.get(each.suspect.key, {})) for each in confirmed]
 
 
-def _sample(scope: ValidationScope, confirmed: ConfirmedSuspect, parts: dict[str, Any]) -> Sample:
+def _build_sample(scope: ValidationScope, confirmed: ConfirmedSuspect, parts: Mapping[str, object]) -> Sample:
     suspect, mapping = confirmed.suspect, scope.entity.mapping
-    ours: dict[str, Any] = {}
+    ours: Json = {}
     if suspect.kind not in (DriftKind.EXTRA, DriftKind.UNMANAGED):
         try:
-            ours = mapping.payload(suspect.key, suspect.belongs_to or scope.group, parts)
+            ours = mapping.build_payload(suspect.key, suspect.belongs_to or scope.group, parts)
         except MappingFailed:
             ours = {}
     theirs = {} if confirmed.found is None else confirmed.found.fields
-    sample: Sample = storable_json(mask_all([*confirmed.place_differences(scope), *mapping.differences(ours, theirs)]))
+    sample: Sample = storable_json(
+        mask_all([*confirmed.place_differences(scope), *mapping.list_differences(ours, theirs)])
+    )
     return sample

@@ -36,11 +36,11 @@ class ListedParts:
         self._entity = entity
         self._group = group
 
-    def counts(self) -> dict[str, int]:
+    def count_keys(self) -> dict[str, int]:
         """How many keys each source listed, by part."""
         return {part: len(self.keys[part]) for part in sorted(self._entity.sources)}
 
-    async def read(self) -> None:
+    async def read_sources(self) -> None:
         """Lists the group at all of its sources. Raises CallFailed."""
         self.read_sequence = await self.reads.read_sequence()
         owner, sources = self._entity.rules.owner, self._entity.sources
@@ -49,16 +49,16 @@ class ListedParts:
             for part, source in sources.items()
             if part != owner and part in self._entity.rules.readable and not source.can_list_keys
         ]
-        async for rows in self._pages(owner):
-            keys = [row.key for row in self._add(owner, rows) if not row.deleted]
+        async for rows in self._list_pages(owner):
+            keys = [row.key for row in self._add_rows(owner, rows) if not row.deleted]
             found = await asyncio.gather(*(sources[part].read_many(keys) for part in by_key))
             for part, others in zip(by_key, found, strict=True):
-                self._add(part, others)
+                self._add_rows(part, others)
                 self.whole |= {(part, row.key) for row in others}
         for part in sources:
             if part != owner and part not in by_key:
-                async for rows in self._pages(part):
-                    self._add(part, rows)
+                async for rows in self._list_pages(part):
+                    self._add_rows(part, rows)
 
     @property
     def parts_without_content(self) -> list[str]:
@@ -82,7 +82,7 @@ class ListedParts:
         for part in self.parts_without_content:
             wanted = self._keys_to_read(part, archived, chosen)
             rows = await self._entity.sources[part].read_many(wanted) if wanted else []
-            usable = self.reads.usable(rows, part)
+            usable = self.reads.select_usable(rows, part)
             self.rows |= {(part, row.key): row for row in usable}
             self.whole |= {(part, row.key) for row in usable}
         return chosen[-1] if chosen and chosen[-1] != keys[-1] else None
@@ -95,7 +95,7 @@ class ListedParts:
         ]
         return sorted({*older[:_MAX_OLDER], *(key for key in chosen if (part, key) in self.rows)})
 
-    async def _pages(self, part: str) -> AsyncIterator[list[PartRead]]:
+    async def _list_pages(self, part: str) -> AsyncIterator[list[PartRead]]:
         """Keys and versions alone, where the part can be read by key later; else whole parts."""
         source = self._entity.sources[part]
         if part in self._entity.rules.readable:
@@ -107,10 +107,10 @@ class ListedParts:
                 async for rows, _ in pages:
                     yield rows
 
-    def _add(self, part: str, rows: Sequence[PartRead]) -> list[PartRead]:
+    def _add_rows(self, part: str, rows: Sequence[PartRead]) -> list[PartRead]:
         """Adds listed rows. Unusable ones count as listed; full syncs report them."""
         self.keys[part].update(row.key for row in rows)
-        usable = [row for row in self.reads.usable(rows, part) if row.group in (None, self._group)]
+        usable = [row for row in self.reads.select_usable(rows, part) if row.group in (None, self._group)]
         self.rows |= {(part, row.key): row for row in usable}
         if not self._lists_keys_only(part):
             self.whole |= {(part, row.key) for row in usable}

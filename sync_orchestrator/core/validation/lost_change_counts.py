@@ -10,7 +10,7 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.validation import queries
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class LostChangeCount:
     count: int
 
     @classmethod
-    def from_row(cls, row: Any) -> LostChangeCount:
+    def from_row(cls, row: Row[Any]) -> LostChangeCount:
         """Makes one from a row of the database."""
         return cls(entity=row.entity, source=row.source, day=row.day, count=row.n)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import Connection
 
@@ -57,8 +57,8 @@ def record_lost_changes(
         The part and key of what was found for the first time.
     """
     place = {"entity": entity, "group": group}
-    new = run(connection, queries.INSERT_LOST_CHANGES, **place, **_columns(lost))
-    run(connection, queries.DELETE_LOST_CHANGES, **place, **_columns([*lost, *on_the_way]))
+    new = run(connection, queries.INSERT_LOST_CHANGES, **place, **_build_columns(lost))
+    run(connection, queries.DELETE_LOST_CHANGES, **place, **_build_columns([*lost, *on_the_way]))
     run(connection, queries.ADD_LOST_CHANGES, entity=entity, source=[row.part for row in new])
     return [(row.part, row.key) for row in new]
 
@@ -160,7 +160,7 @@ def report_lost_changes(
         alerts.raise_alert(connection, "delete_cap", place, f"{name} {group}: {held}", entity=name)
 
 
-def _columns(lost: Sequence[LostChange]) -> dict[str, Any]:
+def _build_columns(lost: Sequence[LostChange]) -> dict[str, object]:
     return {
         "part": [change.part for change in lost],
         "key": [change.key for change in lost],

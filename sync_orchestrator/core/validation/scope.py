@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection
 
@@ -42,7 +42,7 @@ class ValidationScope:
         return f"{self.entity.name} {self.group}"
 
     @property
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, object]:
         """The parameters of queries that leave out what moves or may not be shown yet."""
         return {
             "entity": self.entity.name,
@@ -51,7 +51,7 @@ class ValidationScope:
             "lag": self.entity.system.search_lag,
         }
 
-    async def transact(self, work: Callable[[Connection], WorkResult]) -> WorkResult:
+    async def run_in_transaction(self, work: Callable[[Connection], WorkResult]) -> WorkResult:
         """Runs ``work`` in a transaction. A deadlock runs it again, so it must not change what it is given."""
         return await asyncio.to_thread(in_transaction, self.context.engine, work)
 
@@ -65,7 +65,7 @@ async def begin_validation(
         The scope, and why the group cannot be validated now, None where it can.
     """
 
-    def begin(connection: Connection) -> tuple[ValidationScope, str | None]:
+    def read_scope(connection: Connection) -> tuple[ValidationScope, str | None]:
         since = run(connection, queries.SELECT_NOW)[0].now
         rows = run(
             connection,
@@ -81,4 +81,4 @@ async def begin_validation(
         )
         return ValidationScope(context, entity, group, since, is_full, repair), obstacle
 
-    return await asyncio.to_thread(in_transaction, context.engine, begin)
+    return await asyncio.to_thread(in_transaction, context.engine, read_scope)

@@ -46,7 +46,7 @@ _before_commit = CrashPoint("source_check.before_commit")
 
 
 @dataclass(slots=True)
-class SourceCheck:
+class SourceCheckResult:
     """What a check found. ``new``: found for the first time. ``repaired``: change events recorded for it."""
 
     entity: str
@@ -80,7 +80,7 @@ def groups_due(connection: Connection, entity: str, every: float, most: int) -> 
 
 async def check_sources(
     context: Context, entity: EntityContext, group: str, *, repair: Repair | None = None, key: str | None = None
-) -> SourceCheck:
+) -> SourceCheckResult:
     """Checks one group, and makes up for lost changes.
 
     Args:
@@ -114,34 +114,34 @@ class _SourceCheckRun:
         self._key = key
         self._listed = ListedParts(context.engine, entity, group)
         self._checked_to: str | None = None
-        self.result = SourceCheck(entity.name, group)
+        self.result = SourceCheckResult(entity.name, group)
 
-    async def run(self) -> SourceCheck:
-        if not await self._transact(self._begin):
+    async def run(self) -> SourceCheckResult:
+        if not await self._run_in_transaction(self._begin_check):
             return self._not_checked("its first full sync has not completed")
         try:
-            await self._list()
+            await self._list_sources()
             comparison, suspects = await self._find_suspects()
             proven = await prove_loss(self._entity, self._listed, comparison, suspects)
         except CallFailed as failure:
-            return self._not_checked(f"its sources gave no usable response: {failure.named()}")
+            return self._not_checked(f"its sources gave no usable response: {failure.describe_with_system()}")
         self.result.lost = sorted(proven.lost, key=lambda lost: lost.place)
-        await self._transact(partial(self._conclude, comparison=comparison, proven=proven))
+        await self._run_in_transaction(partial(self._conclude_check, comparison=comparison, proven=proven))
         return self.result
 
-    def _begin(self, connection: Connection) -> bool:
+    def _begin_check(self, connection: Connection) -> bool:
         row = run(connection, queries.SELECT_SOURCE_CHECK_GROUP, entity=self._entity.name, group=self._group)[0]
         self._listed.since = row.now
         self._checked_to = row.contents_checked_to
-        self._listed.reads.begin(connection)
+        self._listed.reads.load_epochs(connection)
         return bool(row.synced)
 
-    async def _list(self) -> None:
+    async def _list_sources(self) -> None:
         listed = self._listed
-        await listed.read()
-        self.result.listed = listed.counts()
+        await listed.read_sources()
+        self.result.listed = listed.count_keys()
         if listed.parts_without_content:
-            archived = await self._transact(
+            archived = await self._run_in_transaction(
                 lambda connection: read_archived_parts(
                     connection,
                     self._entity.name,
@@ -155,21 +155,21 @@ class _SourceCheckRun:
 
     async def _find_suspects(self) -> tuple[ArchiveComparison, Collection[LostChange]]:
         """Compares with the archive, and once more after a pause: what is no suspect by then was in flight."""
-        comparison = await self._compare()
+        comparison = await self._compare_listing()
         suspects = comparison.suspects
         if suspects:
             await asyncio.sleep(confirmation_pause_seconds(self._entity))
-            comparison = await self._compare()
+            comparison = await self._compare_listing()
             suspects = set(suspects) & set(comparison.suspects)
         self.result.contents, self.result.on_the_way = comparison.contents, len(comparison.on_the_way)
         return comparison, suspects
 
-    async def _compare(self) -> ArchiveComparison:
-        return await self._transact(
+    async def _compare_listing(self) -> ArchiveComparison:
+        return await self._run_in_transaction(
             lambda connection: compare_with_archive(connection, self._entity, self._group, self._listed)
         )
 
-    def _conclude(self, connection: Connection, *, comparison: ArchiveComparison, proven: ProvenLoss) -> None:
+    def _conclude_check(self, connection: Connection, *, comparison: ArchiveComparison, proven: ProvenLoss) -> None:
         result, name = self.result, self._entity.name
         new = record_lost_changes(connection, name, self._group, result.lost, comparison.on_the_way)
         result.new = len(new)
@@ -194,9 +194,9 @@ class _SourceCheckRun:
             self._not_checked(proven.held)
         _before_commit()
 
-    def _not_checked(self, reason: str) -> SourceCheck:
+    def _not_checked(self, reason: str) -> SourceCheckResult:
         self.result.verdict, self.result.reason = "not_checked", reason
         return self.result
 
-    async def _transact(self, work: Callable[[Connection], WorkResult]) -> WorkResult:
+    async def _run_in_transaction(self, work: Callable[[Connection], WorkResult]) -> WorkResult:
         return await asyncio.to_thread(in_transaction, self._context.engine, work)

@@ -34,14 +34,14 @@ class Slices:
         self.size += len(rows)
         self._held += rows
         if len(self._held) > self._at_once:
-            self.split()
+            self.spill_rows()
 
     @property
     def is_split(self) -> bool:
         """Whether it is in more than one slice."""
         return bool(self._files)
 
-    def split(self) -> None:
+    def spill_rows(self) -> None:
         """Moves what is in memory into files, a slice each; slices are the same ones on both sides in one process."""
         if not self._files:
             self._files = [tempfile.TemporaryFile() for _ in range(_SLICES)]  # noqa: SIM115 (closed by ``close``)
@@ -52,12 +52,12 @@ class Slices:
             marshal.dump(rows, file, 2)
         self._held = []
 
-    def each(self) -> Iterator[list[ListedRow]]:
+    def read_slices(self) -> Iterator[list[ListedRow]]:
         """Slice by slice, in the order in which rows came."""
         if not self._files:
             yield self._held
             return
-        self.split()
+        self.spill_rows()
         for file in self._files:
             end = file.tell()
             file.seek(0)
@@ -77,6 +77,6 @@ class Slices:
 def pair_slices(one: Slices, other: Slices) -> Iterator[tuple[list[ListedRow], list[ListedRow]]]:
     """Yields the slices of two sides, each with that of the same keys."""
     if one.is_split or other.is_split:
-        one.split()
-        other.split()
-    yield from zip(one.each(), other.each(), strict=True)
+        one.spill_rows()
+        other.spill_rows()
+    yield from zip(one.read_slices(), other.read_slices(), strict=True)

@@ -34,8 +34,8 @@ async def delete_unmanaged(scope: ValidationScope, confirmed: Sequence[Confirmed
     if settings.unmanaged != "delete" or scope.repair != "auto":
         return None
     unmanaged = [each.suspect for each in confirmed if each.suspect.kind is DriftKind.UNMANAGED]
-    cap = settings.deletions.cap(expected)
-    exceeds_cap = await scope.transact(
+    cap = settings.deletions.group_cap(expected)
+    exceeds_cap = await scope.run_in_transaction(
         lambda connection: report_deletion_cap(connection, scope, DriftKind.UNMANAGED, len(unmanaged), cap)
     )
     if exceeds_cap:
@@ -51,7 +51,7 @@ async def delete_unmanaged(scope: ValidationScope, confirmed: Sequence[Confirmed
 
 async def _delete_record(scope: ValidationScope, suspect: Suspect) -> None:
     """Deletes a record unless it is ours by now. A push looks after what becomes ours during the call."""
-    if await scope.transact(lambda connection: _is_ours(connection, scope, suspect)):
+    if await scope.run_in_transaction(lambda connection: _is_ours(connection, scope, suspect)):
         return
     third_party = scope.entity.third_party
     item = Item(suspect.key, scope.group, {}, suspect.external_id)
@@ -61,7 +61,7 @@ async def _delete_record(scope: ValidationScope, suspect: Suspect) -> None:
     try:
         await third_party.delete(item)
     finally:  # a delete whose response is lost can still land
-        await scope.transact(
+        await scope.run_in_transaction(
             lambda connection: mark_outcome_unknown(
                 connection, [scope.entity.name], [suspect.key], scope.entity.system.in_flight_seconds
             )

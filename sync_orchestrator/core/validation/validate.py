@@ -84,14 +84,16 @@ async def validate(
         if not scope.is_full:
             counts = await count_records(scope)
             if counts.fit:
-                return await scope.transact(partial(conclude_by_count, scope=scope, counts=counts))
+                return await scope.run_in_transaction(partial(conclude_by_count, scope=scope, counts=counts))
         diff = await diff_group(context, entity, group, scope.since)
         counts = counts.with_diff(diff)
         confirmation = await confirm_suspects(scope, diff.suspects)
     except CallFailed as failure:
         reason = f"third party {entity.system_name} gave no usable response: {failure}"
         return await _end_not_validated(scope, counts, reason)
-    result = await scope.transact(partial(_conclude, scope=scope, counts=counts, confirmation=confirmation))
+    result = await scope.run_in_transaction(
+        partial(_conclude_validation, scope=scope, counts=counts, confirmation=confirmation)
+    )
     if result.verdict != "not_validated":
         problem = await delete_unmanaged(scope, confirmation.confirmed, result.expected)
         result.reason = problem or result.reason
@@ -101,19 +103,19 @@ async def validate(
 async def _check_installation(context: Context, entity: EntityContext) -> None:
     """Notices a restored database and another account at the third party; either suspends it."""
     if context.installation is not None:
-        await asyncio.to_thread(context.installation.look, at_most_every=LOOK_INTERVAL_SECONDS)
+        await asyncio.to_thread(context.installation.check_if_due, at_most_every=LOOK_INTERVAL_SECONDS)
     await is_same_account(context, entity.system_name, at_most_every=ASK_AGAIN_SECONDS)
 
 
 async def _end_not_validated(scope: ValidationScope, counts: RecordCounts, reason: str) -> GroupValidation:
-    return await scope.transact(partial(conclude_not_validated, scope=scope, counts=counts, reason=reason))
+    return await scope.run_in_transaction(partial(conclude_not_validated, scope=scope, counts=counts, reason=reason))
 
 
-def _conclude(
+def _conclude_validation(
     connection: Connection, scope: ValidationScope, counts: RecordCounts, confirmation: Confirmation
 ) -> GroupValidation:
     """Records what was confirmed and sends it to repair, unless the third party is closed to us by now."""
-    if (reason := _closed(connection, scope, confirmation)) is not None:
+    if (reason := _closed_reason(connection, scope, confirmation)) is not None:
         return conclude_not_validated(connection, scope, counts, reason)
     recorded = record_drift(connection, scope, confirmation.confirmed)
     report_drift(connection, scope, recorded)
@@ -121,7 +123,7 @@ def _conclude(
     return conclude_by_diff(connection, scope, counts, recorded)
 
 
-def _closed(connection: Connection, scope: ValidationScope, confirmation: Confirmation) -> str | None:
+def _closed_reason(connection: Connection, scope: ValidationScope, confirmation: Confirmation) -> str | None:
     """Why the third party is closed to us. Many ids that show other keys close it, too."""
     system = scope.entity.system_name
     if (reason := closed_reason(connection, system)) is not None:

@@ -58,16 +58,16 @@ def conclude_not_validated(
     connection: Connection, scope: ValidationScope, counts: RecordCounts, reason: str
 ) -> GroupValidation:
     """Writes that the group could not be validated, and why."""
-    result = _result(scope, counts)
+    result = _build_result(scope, counts)
     result.verdict, result.reason = "not_validated", reason
     _name_dead(connection, result)
-    _insert(connection, result)
+    _insert_validation(connection, result)
     return result
 
 
 def conclude_by_count(connection: Connection, scope: ValidationScope, counts: RecordCounts) -> GroupValidation:
     """Writes the verdict on a group whose count fits."""
-    result = _result(scope, counts)
+    result = _build_result(scope, counts)
     _write_verdict(connection, scope, counts, result, compared_fully=False)
     return result
 
@@ -76,7 +76,7 @@ def conclude_by_diff(
     connection: Connection, scope: ValidationScope, counts: RecordCounts, recorded: RecordedDrift
 ) -> GroupValidation:
     """Writes the verdict on a group whose records were compared one by one."""
-    result = _result(scope, counts)
+    result = _build_result(scope, counts)
     result.drift = list(recorded.drift)
     result.repaired = recorded.repaired
     result.unmanaged = recorded.count_kind(DriftKind.UNMANAGED)
@@ -86,7 +86,7 @@ def conclude_by_diff(
     return result
 
 
-def _result(scope: ValidationScope, counts: RecordCounts) -> GroupValidation:
+def _build_result(scope: ValidationScope, counts: RecordCounts) -> GroupValidation:
     return GroupValidation(
         scope.entity.name,
         scope.group,
@@ -113,7 +113,7 @@ def _write_verdict(
         result.reason = counts.mismatch_text()
     has_drift = result.verdict == "drift"  # dead records alone ask for no full comparison
     _name_dead(connection, result)
-    _insert(connection, result)
+    _insert_validation(connection, result)
     run(
         connection,
         queries.MARK_GROUP_VALIDATED,
@@ -154,7 +154,7 @@ def _name_dead(connection: Connection, result: GroupValidation) -> None:
         result.reason = "; ".join(reasons) or None
 
 
-def _insert(connection: Connection, result: GroupValidation) -> None:
+def _insert_validation(connection: Connection, result: GroupValidation) -> None:
     run(
         connection,
         queries.INSERT_VALIDATION,

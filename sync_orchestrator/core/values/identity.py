@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sync_orchestrator.texts.unicode_forms import normalized
+from sync_orchestrator.texts.unicode_forms import normalize_text
 
 _NEVER_GIVEN_AGAIN = re.compile(
     r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}"  # UUID
@@ -31,7 +31,7 @@ def other_key(key: str, shown: str | None) -> str | None:
 
     A third party may change a key's letter case, padding or Unicode form. That is our record all the same.
     """
-    return None if not shown or _folded(shown) == _folded(key) else shown
+    return None if not shown or _fold_key(shown) == _fold_key(key) else shown
 
 
 def may_be_given_again(external_id: str) -> bool:
@@ -42,5 +42,5 @@ def may_be_given_again(external_id: str) -> bool:
     return external_id.isdecimal() or _NEVER_GIVEN_AGAIN.fullmatch(external_id) is None
 
 
-def _folded(key: str) -> str:
-    return normalized("NFKC", key).strip().casefold()
+def _fold_key(key: str) -> str:
+    return normalize_text("NFKC", key).strip().casefold()

@@ -11,15 +11,16 @@ import orjson
 from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.core.values.normalization import normalizers
+from sync_orchestrator.core.ports import Json
+from sync_orchestrator.core.values.normalization import build_normalizers
 from sync_orchestrator.errors import MappingFailed
-from sync_orchestrator.exact_json import plain
-from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.exact_json import normalize_numbers
+from sync_orchestrator.expressions.selectors import compile_selector
 
 if TYPE_CHECKING:
-    from sync_orchestrator.config.targets import Codec
+    from sync_orchestrator.config.targets import CodecSettings
 
-Codecs = NamedValues[str, "Codec"]
+Codecs = NamedValues[str, "CodecSettings"]
 
 _NO_CODECS: Codecs = {}
 _COMPARED = {"normalize", "write", "read"}
@@ -38,16 +39,16 @@ class Mapping:
         expressions: dict[str, str],
         codecs: Codecs = _NO_CODECS,
         *,
-        as_sent: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        as_sent: Callable[[dict[str, object]], dict[str, object]] | None = None,
     ) -> None:
-        self._compiled = {name: compiled(text) for name, text in expressions.items()}
+        self._compiled = {name: compile_selector(text) for name, text in expressions.items()}
         self.fields = tuple(expressions)
         self._names = expressions.keys()
-        self._normalizers = normalizers(codecs)
+        self._normalizers = build_normalizers(codecs)
         self._as_sent = as_sent
-        self.fingerprint = digest({**expressions, **_compared_by(codecs, sent=as_sent is not None)}).hex()
+        self.fingerprint = compute_digest({**expressions, **_compared_by(codecs, sent=as_sent is not None)}).hex()
 
-    def payload(self, key: str, group: str | None, parts: dict[str, Any]) -> dict[str, Any]:
+    def build_payload(self, key: str, group: str | None, parts: NamedValues[str, object]) -> Json:
         """The payload of one record.
 
         Raises MappingFailed naming the field.
@@ -61,27 +62,27 @@ class Mapping:
                 raise MappingFailed(f"mapping.{name}: {error}") from None
         return payload
 
-    def digest_of_ours(self, payload: dict[str, Any]) -> bytes:
+    def digest_of_ours(self, payload: Json) -> bytes:
         """The digest of a payload as the third party is expected to show it."""
         sent = payload if self._as_sent is None else self._as_sent(payload)
-        return digest(self._normalized(sent))
+        return compute_digest(self._normalize_fields(sent))
 
-    def digest_of_theirs(self, fields: dict[str, Any]) -> bytes:
+    def digest_of_theirs(self, fields: dict[str, object]) -> bytes:
         """The digest of a record as the third party shows it; what it added is left out."""
         shown = fields if fields.keys() == self._names else {name: fields.get(name) for name in self.fields}
-        return digest(self._normalized(shown))
+        return compute_digest(self._normalize_fields(shown))
 
-    def differences(self, payload: dict[str, Any], fields: dict[str, Any]) -> list[dict[str, Any]]:
+    def list_differences(self, payload: Json, fields: dict[str, object]) -> list[dict[str, Any]]:
         """The fields in which a payload and a record of the third party differ, with their values as they are."""
         sent = payload if self._as_sent is None or not payload else self._as_sent(payload)
-        ours, theirs = self._normalized(sent), self._normalized(fields)
+        ours, theirs = self._normalize_fields(sent), self._normalize_fields(fields)
         return [
             {"field": name, "ours": payload.get(name), "theirs": fields.get(name)}
             for name in self.fields
-            if digest(ours.get(name)) != digest(theirs.get(name))
+            if compute_digest(ours.get(name)) != compute_digest(theirs.get(name))
         ]
 
-    def _normalized(self, fields: dict[str, Any]) -> dict[str, Any]:
+    def _normalize_fields(self, fields: dict[str, object]) -> dict[str, object]:
         if not self._normalizers:
             return fields
         return {
@@ -90,7 +91,7 @@ class Mapping:
         }
 
 
-def _compared_by(codecs: Codecs, *, sent: bool) -> dict[str, Any]:
+def _compared_by(codecs: Codecs, *, sent: bool) -> dict[str, object]:
     """What of the codecs decides how payloads are compared; nothing where all is compared as it is."""
     changing = {
         name: codec.model_dump(
@@ -102,23 +103,23 @@ def _compared_by(codecs: Codecs, *, sent: bool) -> dict[str, Any]:
     return {"compared by": changing} if changing else {}
 
 
-def digest(value: Any) -> bytes:
+def compute_digest(value: object) -> bytes:
     """16 bytes of BLAKE2b over the canonical JSON of a value: sorted keys, 1.0 and 1 alike."""
-    return hashlib.blake2b(_sorted_json(plain(value)), digest_size=16).digest()
+    return hashlib.blake2b(_sorted_json(normalize_numbers(value)), digest_size=16).digest()
 
 
-def canonical(value: Any) -> str:
+def to_canonical_json(value: object) -> str:
     """JSON text that is the same for equal values.
 
     Raises ValueError for numbers that are not finite, RecursionError for absurd depth.
     """
-    return exact_json.text(plain(value), sort_keys=True)
+    return exact_json.dump_text(normalize_numbers(value), sort_keys=True)
 
 
-def _sorted_json(value: Any) -> bytes:
+def _sorted_json(value: object) -> bytes:
     try:
         return orjson.dumps(
             value, option=orjson.OPT_SORT_KEYS | exact_json.ONLY_JSON, default=exact_json.decimal_fragment
         )
     except TypeError:  # whole numbers of more than 64 bits, lone surrogates, great depth
-        return exact_json.text(value, sort_keys=True).encode("utf-8", "surrogatepass")
+        return exact_json.dump_text(value, sort_keys=True).encode("utf-8", "surrogatepass")

@@ -28,10 +28,10 @@ def columns_of(mapping: Mapping[str, str]) -> dict[str, tuple[Path, ...]]:
 
 def paths_of(expression: str) -> tuple[Path, ...]:
     """The sorted paths that one expression reads of its document."""
-    return tuple(sorted(path for path in _read(jmespath.compile(expression).parsed, ()) if path))
+    return tuple(sorted(path for path in _collect_paths(jmespath.compile(expression).parsed, ()) if path))
 
 
-def _read(node: Any, at: Path) -> set[Path]:
+def _collect_paths(node: Any, at: Path) -> set[Path]:
     """The paths that the value of an expression is made of, where its document is at ``at``."""
     kind, children = node["type"], node.get("children", [])
     if kind == "field":
@@ -41,23 +41,23 @@ def _read(node: Any, at: Path) -> set[Path]:
     if kind == "literal":
         return set()
     if kind in _CHAINS:
-        return _read_at(children[1], _read(children[0], at))
+        return _read_at(children[1], _collect_paths(children[0], at))
     if kind == "filter_projection":
         kept, then, condition = children
-        places = _read(kept, at)
+        places = _collect_paths(kept, at)
         return _read_at(then, places) | _read_at(condition, places)
     if kind == "function_expression":
         return _read_arguments(children, at)
-    return {path for child in children for path in _read(child, at)}
+    return {path for child in children for path in _collect_paths(child, at)}
 
 
-def _read_at(node: Any, places: set[Path]) -> set[Path]:
-    return {path for place in places for path in _read(node, place)}
+def _read_at(node: object, places: set[Path]) -> set[Path]:
+    return {path for place in places for path in _collect_paths(node, place)}
 
 
 def _read_arguments(arguments: list[Any], at: Path) -> set[Path]:
     """An expression that is passed as an argument, such as ``&price``, is evaluated on the items of the others."""
-    values = {path for each in arguments if each["type"] != "expref" for path in _read(each, at)}
+    values = {path for each in arguments if each["type"] != "expref" for path in _collect_paths(each, at)}
     for each in arguments:
         if each["type"] == "expref":
             values |= _read_at(each["children"][0], values or {at})

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import unicodedata
 from decimal import Decimal
-from typing import Any
 
 from sync_orchestrator.errors import SyncError
-from sync_orchestrator.exact_json import EXACT, numeral
-from sync_orchestrator.texts.unicode_forms import normalized
+from sync_orchestrator.exact_json import EXACT, format_decimal
+from sync_orchestrator.texts.unicode_forms import normalize_text
 
 _EXACT_WHOLE = 2**53
 """From here on a float may stand for another whole number than the one that was meant."""
@@ -22,7 +21,7 @@ class NoName(SyncError):
     """A value that cannot be a key, a business group or an id; the message says which and what to give instead."""
 
 
-def canonical_name(value: Any, *, of_ours: bool = True) -> str | None:
+def canonical_name(value: object, *, of_ours: bool = True) -> str | None:
     """The one form of a key, a business group or an id; None where there is none (null or an empty text).
 
     ``of_ours``: false for an id that another system gave, whose text is an address and stays as it is.
@@ -31,7 +30,7 @@ def canonical_name(value: Any, *, of_ours: bool = True) -> str | None:
     numbers that are written as floats from 2**53 on.
     """
     if isinstance(value, str):
-        return (composed(value) if of_ours else value) or None
+        return (to_nfc(value) if of_ours else value) or None
     if value is None:
         return None
     if isinstance(value, int) and not isinstance(value, bool):
@@ -43,7 +42,7 @@ def canonical_name(value: Any, *, of_ours: bool = True) -> str | None:
     raise NoName(f"{value!r:.60} is neither a text nor a whole number")
 
 
-def name_or_none(value: Any) -> str | None:
+def name_or_none(value: object) -> str | None:
     """The same where what cannot be a name counts as none."""
     try:
         return canonical_name(value)
@@ -51,24 +50,24 @@ def name_or_none(value: Any) -> str | None:
         return None
 
 
-def composed(text: str) -> str:
+def to_nfc(text: str) -> str:
     """A text in Unicode's composed form."""
-    return normalized("NFC", text)
+    return normalize_text("NFC", text)
 
 
-def spellings(name: str) -> tuple[str, ...]:
+def list_spellings(name: str) -> tuple[str, ...]:
     """The forms in which a source may hold a name: composed, and decomposed where that differs."""
     if name.isascii():
         return (name,)
-    return tuple(dict.fromkeys((name, normalized("NFD", name))))
+    return tuple(dict.fromkeys((name, normalize_text("NFD", name))))
 
 
-def alike(one: str, other: str) -> bool:
+def are_alike(one: str, other: str) -> bool:
     """Whether two names may be one to a source that compares less strictly.
 
     The names may differ by letter case, accents, padding, or leading zeros of a number.
     """
-    return _folded(one) == _folded(other)
+    return _fold_name(one) == _fold_name(other)
 
 
 def spelt_otherwise(known: str, asked: str) -> str:
@@ -91,9 +90,9 @@ def _of_decimal(value: Decimal) -> str:
     if not value.is_finite():
         raise NoName(f"{value} is not a number")
     if value != value.to_integral_value():
-        return numeral(value.normalize(EXACT))
+        return format_decimal(value.normalize(EXACT))
     if abs(value) >= _EXACT_WHOLE and value.as_tuple().exponent != 0:
-        raise _too_large(numeral(value))
+        raise _too_large(format_decimal(value))
     return str(int(value))
 
 
@@ -101,7 +100,7 @@ def _too_large(number: str) -> NoName:
     return NoName(f"the number {number} is larger than a float holds exactly: give it as a text or as a whole number")
 
 
-def _folded(name: str) -> str:
-    letters = normalized("NFKD", name.strip().casefold())
+def _fold_name(name: str) -> str:
+    letters = normalize_text("NFKD", name.strip().casefold())
     plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
     return plain.lstrip("0") or "0" if plain.isdigit() else plain

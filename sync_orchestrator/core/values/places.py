@@ -10,7 +10,7 @@ from collections.abc import Mapping as NamedValues
 from typing import Any
 
 from sync_orchestrator.core.ports import Capabilities, Found
-from sync_orchestrator.core.values.mapping import Mapping, digest
+from sync_orchestrator.core.values.mapping import Mapping, compute_digest
 
 GROUP_FIELD = "(business group)"
 """The name under which a sample shows the business group; no mapped field can be confused with it."""
@@ -34,14 +34,14 @@ def digest_of_found(mapping: Mapping, capabilities: Capabilities, found: Found, 
 
 def digest_elsewhere(fields: bytes, group: str | None) -> bytes:
     """The digest of a record that shows another business group than it should; ``fields`` is that of its fields."""
-    return digest([fields.hex(), group])
+    return compute_digest([fields.hex(), group])
 
 
 def digest_of_write(payload: bytes | None, capabilities: Capabilities, group: str | None) -> bytes | None:
     """What a refusal is remembered by: the payload's digest, with the business group where that is sent, too."""
     if payload is None or not (capabilities.sends_group or capabilities.group_in_address):
         return payload
-    return digest([payload.hex(), group])
+    return compute_digest([payload.hex(), group])
 
 
 def differences_of_place(
@@ -63,14 +63,14 @@ def differences_of_place(
     return rows
 
 
-def what_differs(sample: list[dict[str, Any]], *, most: int = 3) -> str:
+def what_differs(sample: list[dict[str, object]], *, most: int = 3) -> str:
     """What a sample says, in a few words for an alert: names of fields, with the values of group and id."""
     words = [_in_words(row) for row in sample[:most]]
     more = len(sample) - most
     return ", ".join(words) + (f" and {more} more" if more > 0 else "")
 
 
-def _in_words(row: NamedValues[str, Any]) -> str:
+def _in_words(row: NamedValues[str, object]) -> str:
     if row["field"] not in (GROUP_FIELD, ID_FIELD):
         return str(row["field"])
     name = "business group" if row["field"] == GROUP_FIELD else "id"

@@ -17,7 +17,7 @@ from sync_orchestrator import exact_json
 _PLAIN = frozenset({type(None), str, bool, int, float})
 
 
-def as_json(value: Any, zone: tzinfo = UTC) -> Any:
+def as_json(value: object, zone: tzinfo = UTC) -> Any:
     """A value in the plainest form that loses nothing.
 
     A decimal is a number with all its digits, and a text only where it is not finite or of absurd size. A time is
@@ -35,9 +35,9 @@ def as_json(value: Any, zone: tzinfo = UTC) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode()
     if isinstance(value, Decimal):
-        return _decimal(value)
+        return _to_plain_decimal(value)
     if isinstance(value, datetime):
-        return _moment(value, zone)
+        return _format_moment(value, zone)
     if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, timedelta):
@@ -45,11 +45,11 @@ def as_json(value: Any, zone: tzinfo = UTC) -> Any:
     return str(value)
 
 
-def _decimal(value: Decimal) -> int | float | Decimal | str:
-    return str(value) if exact_json.is_absurd(value) else exact_json.simplest(value)
+def _to_plain_decimal(value: Decimal) -> int | float | Decimal | str:
+    return str(value) if exact_json.is_absurd(value) else exact_json.simplify_number(value)
 
 
-def _moment(value: datetime, zone: tzinfo) -> str:
+def _format_moment(value: datetime, zone: tzinfo) -> str:
     told = value if value.tzinfo else value.replace(tzinfo=zone)
     try:
         return told.astimezone(UTC).isoformat().replace("+00:00", "Z")

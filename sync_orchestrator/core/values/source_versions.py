@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Literal
 
 _LARGEST = 2**63 - 1
 
 
-def version_of(value: Any, kind: Literal["time", "number"], zone: tzinfo = UTC) -> int:
+def version_of(value: object, kind: Literal["time", "number"], zone: tzinfo = UTC) -> int:
     """A version as a whole number: microseconds since 1970 for a time, the number itself otherwise.
 
     A time is ISO 8601 or RFC 3339 (in ``zone`` where it names none) or seconds since 1970. Raises ValueError saying
@@ -17,7 +17,7 @@ def version_of(value: Any, kind: Literal["time", "number"], zone: tzinfo = UTC) 
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise ValueError(f"{value!r:.60} is no {kind}")
-    version = _number(value) if kind == "number" else _time(value, zone)
+    version = _parse_number(value) if kind == "number" else _parse_time(value, zone)
     if not -_LARGEST <= version <= _LARGEST:
         raise ValueError("the version is larger than 63 bits")
     return version
@@ -29,7 +29,7 @@ def as_time(version: int) -> str:
     return at.isoformat().replace("+00:00", "Z")
 
 
-def _number(value: str | float | Decimal) -> int:
+def _parse_number(value: str | float | Decimal) -> int:
     if isinstance(value, str) and len(value) > 20:
         raise ValueError("the version is larger than 63 bits")
     try:
@@ -41,7 +41,7 @@ def _number(value: str | float | Decimal) -> int:
     return number
 
 
-def _time(value: str | float | Decimal, zone: tzinfo) -> int:
+def _parse_time(value: str | float | Decimal, zone: tzinfo) -> int:
     if isinstance(value, int | float | Decimal):
         try:
             return round(value * 1_000_000)

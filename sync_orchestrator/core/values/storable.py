@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import orjson
 
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.values.mapping import canonical
-from sync_orchestrator.exact_json import ONLY_JSON, decimal_fragment, plain
+from sync_orchestrator.core.values.mapping import to_canonical_json
+from sync_orchestrator.exact_json import ONLY_JSON, decimal_fragment, normalize_numbers
 from sync_orchestrator.texts.storable_text import text_problem
 
 
@@ -19,7 +18,7 @@ def sort_out(reads: Iterable[PartRead]) -> tuple[list[PartRead], list[PartRead]]
     good: list[PartRead] = []
     bad: list[PartRead] = []
     for read in reads:
-        why = read.problem or problem([read.key, read.group, None if read.deleted else read.data])
+        why = read.problem or find_storage_problem([read.key, read.group, None if read.deleted else read.data])
         if why is None:
             good.append(read)
         else:
@@ -27,7 +26,7 @@ def sort_out(reads: Iterable[PartRead]) -> tuple[list[PartRead], list[PartRead]]
     return good, bad
 
 
-def problem(value: Any) -> str | None:
+def find_storage_problem(value: object) -> str | None:
     """Why a JSON value cannot be stored, or None where it can."""
     try:
         if _holds_no_odd_text(value):
@@ -39,16 +38,16 @@ def problem(value: Any) -> str | None:
     return _problem_within(value)
 
 
-def _holds_no_odd_text(value: Any) -> bool:
+def _holds_no_odd_text(value: object) -> bool:
     """Cheap, and mostly true; where it is not, its texts have to be looked at. Raises RecursionError, ValueError."""
     try:
-        return b"\\u0000" not in orjson.dumps(plain(value), option=ONLY_JSON, default=decimal_fragment)
+        return b"\\u0000" not in orjson.dumps(normalize_numbers(value), option=ONLY_JSON, default=decimal_fragment)
     except TypeError:  # what orjson does not write: lone surrogates, great numbers, great depth
-        canonical(value)
+        to_canonical_json(value)
         return False
 
 
-def _problem_within(value: Any) -> str | None:
+def _problem_within(value: object) -> str | None:
     """Walks without recursion."""
     left = [value]
     while left:

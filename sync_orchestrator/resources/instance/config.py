@@ -9,14 +9,13 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import yaml
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from sqlalchemy import Engine
 
-from sync_orchestrator.core.systems.run_heartbeats import Watched, forget, watched
+from sync_orchestrator.core.systems.run_heartbeats import Watched, forget_run, watch_runs
 from sync_orchestrator.private_files import make_private_folder, write_private_file
 
 DATABASE_VARIABLE = "SYNC_DAGSTER_DATABASE_URL"
@@ -32,7 +31,7 @@ GONE_TAG = "sync_orchestrator/process_gone"
 
 _RETENTION = {"purge_after_days": {"skipped": 1, "started": 1, "success": 7, "failure": 30}}
 
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: dict[str, object] = {
     # Each tick of a sensor opens the storage anew: looking each time whether its tables are there costs more than it.
     "storage": {
         "custom": {
@@ -105,7 +104,7 @@ def delete_shared_partitions(instance: dg.DagsterInstance) -> int:
     return len(groups)
 
 
-def reap(instance: dg.DagsterInstance) -> int:
+def end_abandoned_runs(instance: dg.DagsterInstance) -> int:
     """Ends runs that claim to be under way though every worker is gone; returns how many.
 
     To be called before the daemon starts, when no run of this instance can be alive on this machine.
@@ -162,7 +161,7 @@ def end_dead_runs(
     """
     started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
     runs = {run.run_id: run for run in instance.get_runs(started) if is_watched(run)}
-    found = watched(engine, known, runs.keys(), gap_seconds)
+    found = watch_runs(engine, known, runs.keys(), gap_seconds)
     dead = [run_id for run_id, each in found.items() if each.is_dead]
     for run_id in dead:
         end_gone(
@@ -170,5 +169,5 @@ def end_dead_runs(
             runs[run_id],
             f"The process of this run is gone: it has not been heard of for {found.pop(run_id).still_seconds:.0f} s.",
         )
-        forget(engine, run_id)
+        forget_run(engine, run_id)
     return found, dead

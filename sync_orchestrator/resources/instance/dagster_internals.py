@@ -50,7 +50,7 @@ def partitioned_check(
         return dg.multi_asset_check(name=op, specs=[spec], can_subset=True)(function)
 
 
-def evaluation(
+def make_evaluation(
     context: Execution,
     asset: dg.AssetKey,
     name: str,
@@ -116,22 +116,22 @@ def is_materialized_here(context: dg.AssetCheckExecutionContext, asset: dg.Asset
     return asset in context.op_execution_context.job_def.asset_layer.executable_asset_keys
 
 
-def report(context: Execution, events: Sequence[AssetEvent]) -> None:
+def report_events(context: Execution, events: Sequence[AssetEvent]) -> None:
     """Stores materializations and observations of many groups, at a fraction of a millisecond each."""
 
-    def kind(event: AssetEvent) -> tuple[str, list[str]]:
+    def classify_event(event: AssetEvent) -> tuple[str, list[str]]:
         return type(event).__name__, list(event.asset_key.path)
 
-    for _, alike in groupby(sorted(events, key=kind), kind):
-        _store(context, list(alike))
+    for _, alike in groupby(sorted(events, key=classify_event), classify_event):
+        _store_events(context, list(alike))
 
 
-def _store(context: Execution, events: Sequence[AssetEvent]) -> None:
+def _store_events(context: Execution, events: Sequence[AssetEvent]) -> None:
     """Events of one type and one asset: the storage updates its index of assets from the last one alone."""
-    context.instance.event_log_storage.store_event_batch([_entry(context, event) for event in events])
+    context.instance.event_log_storage.store_event_batch([_make_log_entry(context, event) for event in events])
 
 
-def _entry(context: Execution, event: AssetEvent) -> EventLogEntry:
+def _make_log_entry(context: Execution, event: AssetEvent) -> EventLogEntry:
     step = str(context.op_execution_context.op_handle)
     kind, data = (
         (DagsterEventType.ASSET_MATERIALIZATION, StepMaterializationData(event))

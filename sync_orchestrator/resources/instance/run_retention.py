@@ -15,7 +15,7 @@ import dagster as dg
 from dagster._core.remote_origin import RemoteJobOrigin
 from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
-from sync_orchestrator.config import Retention
+from sync_orchestrator.config import RetentionSettings
 from sync_orchestrator.resources.job_names import INCREMENTAL_SYNC, MAINTENANCE, REPORT_ALERTS, SHOW_RECORD
 
 FORGOTTEN = (INCREMENTAL_SYNC, MAINTENANCE, SHOW_RECORD, REPORT_ALERTS)
@@ -27,9 +27,9 @@ _MOST = 5_000
 _AT_ONCE = 100
 
 
-def forget_runs(
+def delete_old_runs(
     instance: dg.DagsterInstance,
-    settings: Retention,
+    settings: RetentionSettings,
     now: datetime | None = None,
     origin: RemoteJobOrigin | None = None,
 ) -> int:

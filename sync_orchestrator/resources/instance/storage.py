@@ -26,16 +26,16 @@ _SECONDS = 600
 @cache
 def engine_of(url: str) -> Engine:
     """This process's connections to a database: a few are kept, as many more as are needed are ended after use."""
-    return _engine(url, pool_size=_KEPT, max_overflow=_MORE, pool_recycle=_SECONDS)
+    return _create_engine(url, pool_size=_KEPT, max_overflow=_MORE, pool_recycle=_SECONDS)
 
 
-def _engine(url: str, *, statement_timeout: int | None = None, **pool: int) -> Engine:
+def _create_engine(url: str, *, statement_timeout: int | None = None, **pool: int) -> Engine:
     """An engine on psycopg 2; ``statement_timeout`` in milliseconds."""
     known = connections.with_settings(url)
     if statement_timeout is not None:
         options = f"{known.query['options']} -c statement_timeout={statement_timeout}"
         known = known.update_query_dict({"options": options})
-    return connections.watch(create_engine(known, isolation_level="AUTOCOMMIT", pool_pre_ping=True, **pool))
+    return connections.watch_engine(create_engine(known, isolation_level="AUTOCOMMIT", pool_pre_ping=True, **pool))
 
 
 class KeptConnections(DagsterPostgresStorage):
@@ -45,7 +45,7 @@ class KeptConnections(DagsterPostgresStorage):
         super().__init__(*arguments, **named)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage._engine = engine_of(storage.postgres_url)
-            storage.optimize_for_webserver = partial(_optimize, storage)  # type: ignore[method-assign]
+            storage.optimize_for_webserver = partial(_replace_engine, storage)  # type: ignore[method-assign]
 
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Any) -> KeptConnections:
@@ -56,9 +56,9 @@ class KeptConnections(DagsterPostgresStorage):
         )
 
 
-def _optimize(storage: Any, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
+def _replace_engine(storage: Any, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
     """Dagster's counterpart makes an engine that knows nothing of our sessions."""
-    storage._engine = _engine(
+    storage._engine = _create_engine(
         storage.postgres_url,
         statement_timeout=statement_timeout,
         pool_size=1,

@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from sync_orchestrator.adapters.http import auth
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Request as Call
-from sync_orchestrator.core.systems.login_sessions import Given, LoginStore, ProcessLogins
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import RequestSettings as Call
+from sync_orchestrator.core.systems.login_sessions import LoginResponse, LoginStore, ProcessLogins
 from sync_orchestrator.errors import Failure
 
 # What does not change.
@@ -205,12 +205,12 @@ async def test_a_token_is_renewed_before_it_is_refused(server: Server, guard: Gu
 async def test_a_token_is_renewed_a_little_earlier(
     server: Server, guard: Guard, lifetime: float, renew_in: float
 ) -> None:
-    kept: list[Given] = []
+    kept: list[LoginResponse] = []
 
     class Store(ProcessLogins):
-        def keep(self, mark: bytes, lease: int, given: Given) -> Any:
+        def store_login(self, mark: bytes, lease: int, given: LoginResponse) -> Any:
             kept.append(given)
-            return super().keep(mark, lease, given)
+            return super().store_login(mark, lease, given)
 
     http = client(server, {**LOGIN, "expires_in": "body.expires_in"}, store=Store())
     guard.lifetime = lifetime
@@ -266,32 +266,32 @@ async def test_rotating_refresh_within_the_login_itself(server: Server, guard: G
 
 
 def test_one_at_a_time_logs_in(store: LoginStore) -> None:
-    first = store.take(b"m", None, 60)
+    first = store.acquire_login(b"m", None, 60)
     assert first.lease is not None
-    assert store.take(b"m", None, 60) == type(first)()
-    session = store.keep(b"m", first.lease, Given("t", "r", {"a": "b"}, 60))
+    assert store.acquire_login(b"m", None, 60) == type(first)()
+    session = store.store_login(b"m", first.lease, LoginResponse("t", "r", {"a": "b"}, 60))
     assert session is not None
-    taken = store.take(b"m", None, 60)
+    taken = store.acquire_login(b"m", None, 60)
     assert (taken.lease, taken.session is not None and taken.session.number) == (None, session.number)
-    again = store.take(b"m", session.number, 60)
+    again = store.acquire_login(b"m", session.number, 60)
     assert again.lease is not None
     assert again.session is not None
     assert (again.session.given.refresh, again.session.given.values) == ("r", {"a": "b"})
-    store.release(again.lease)
-    assert store.take(b"m", session.number, 60).lease is not None
+    store.release_lease(again.lease)
+    assert store.acquire_login(b"m", session.number, 60).lease is not None
 
 
 def test_a_login_that_outlived_its_lease_changes_nothing(store: LoginStore) -> None:
-    late = store.take(b"m", None, 0)
-    first = store.take(b"m", None, 60)
+    late = store.acquire_login(b"m", None, 0)
+    first = store.acquire_login(b"m", None, 60)
     assert late.lease is not None
     assert first.lease is not None
-    assert store.keep(b"m", late.lease, Given("late")) is None
-    store.release(late.lease)
-    kept = store.keep(b"m", first.lease, Given("first"))
+    assert store.store_login(b"m", late.lease, LoginResponse("late")) is None
+    store.release_lease(late.lease)
+    kept = store.store_login(b"m", first.lease, LoginResponse("first"))
     assert kept is not None
     assert kept.given.token == "first"
-    session = store.take(b"m", None, 60).session
+    session = store.acquire_login(b"m", None, 60).session
     assert session is not None
     assert session.given.token == "first"
 
@@ -473,7 +473,7 @@ async def test_secrets_are_not_in_errors_logs_or_reprs(
     guard.expire()
     await called(http)
     server.handler = telling
-    failures = [await failure_of(http.read(READ, {})), http.garbage("odd", {"came": SECRETS})]
+    failures = [await failure_of(http.read(READ, {})), http.build_unusable_failure("odd", {"came": SECRETS})]
     told = " ".join(
         [
             *(f"{failure} {failure!r}" for failure in failures),
@@ -495,7 +495,7 @@ async def test_secrets_are_not_in_errors_logs_or_reprs(
 async def test_secrets_are_found_however_they_are_spelt(server: Server, guard: Guard, secret: str) -> None:
     http = client(server, {**LOGIN, "request": {"method": "POST", "path": "/login", "body": {"password": secret}}})
     guard.login = lambda request, body: Response(body, 401)
-    shown = [str(await failure_of(http.read(READ, {}))), str(http.garbage("odd", [secret]))]
+    shown = [str(await failure_of(http.read(READ, {}))), str(http.build_unusable_failure("odd", [secret]))]
     for text in shown:
         assert secret not in text
         assert json.dumps(secret)[1:-1] not in text

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from starlette.responses import JSONResponse
 from world import World
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.runtime import perform
@@ -23,7 +23,7 @@ def world_of(engine: Engine, server: Server, **changes: Any) -> World:
     bulk = {**BULK, "size": 50, "match": "key", "result_key": "key", **changes}
     settings = {**TARGET, "bulk_create": bulk, "bulk_update": bulk, "bulk_delete": bulk, "group": "store"}
     config = two_part_config(entity={"third_party": settings}, system={"concurrency": 4, "base_url": server.url})
-    http = Http(config.third_parties["erp"])
+    http = HttpClient(config.third_parties["erp"])
     return World(
         engine,
         config,

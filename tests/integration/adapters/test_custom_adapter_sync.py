@@ -13,7 +13,7 @@ from sync_orchestrator import composition
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_events
 from sync_orchestrator.core.validation.validate import validate
 
 
@@ -25,7 +25,7 @@ def test_a_change_goes_through_a_class(engine: Engine) -> None:
     assert sorted(record["code"] for record in Shelf.kept["things"].values()) == [f"k{number}" for number in range(5)]
 
     row = {"key": "k1", "store": "A", "name": "new", "v": 2}
-    record(engine, [ChangeEvent("shop", "e1", "item", "k1", "update", 2, row, "A")])
+    record_events(engine, [ChangeEvent("shop", "e1", "item", "k1", "update", 2, row, "A")])
     asyncio.run(drain(context, linger=0, most_seconds=60))
     assert [each["name"] for each in Shelf.kept["things"].values() if each["code"] == "k1"] == ["new"]
     assert asyncio.run(validate(context, context.entities["item"], "A", full=True)).verdict == "in_sync"

@@ -18,12 +18,12 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Target
-from sync_orchestrator.config.calls import Count, Get, Listing, Reference
-from sync_orchestrator.config.http_access import Login
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import TargetSettings
+from sync_orchestrator.config.calls import CountCallSettings, ListCallSettings, ReadCallSettings, ReferenceSettings
+from sync_orchestrator.config.http_access import LoginSettings
 from sync_orchestrator.errors import Failure
 
 PRODUCT = {"code": "{{ payload.code }}", "name": "{{ payload.name }}", "store": "{{ payload.store }}"}
@@ -142,7 +142,7 @@ class Shop:
 
 def shop_world(engine: Engine, server: Server, target: dict[str, Any]) -> HttpWorld:
     config = two_part_config(entity={"third_party": target})
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
+    client = HttpClient(HttpSettings(base_url=server.url, timeout=5))
     third_party = RestThirdParty(client, config.entities["item"].third_party, ("code", "store", "name", "count"))
     return HttpWorld(engine, config, erp=third_party)  # type: ignore[arg-type]
 
@@ -428,7 +428,7 @@ async def test_a_condition_that_is_neither_true_nor_false_fails_and_names_its_pl
 )
 def test_a_linked_call_that_refers_to_nothing_is_refused(then: list[dict[str, Any]], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
-        Target.model_validate(linking(*then))
+        TargetSettings.model_validate(linking(*then))
 
 
 # Verbs.
@@ -485,12 +485,12 @@ def test_a_call_that_would_write_nothing_is_refused_when_it_is_loaded(
     changes: dict[str, Any], place: tuple[Any, ...], complaint: str
 ) -> None:
     with pytest.raises(ValidationError) as refused:
-        Target.model_validate({**THEIRS, **changes})
+        TargetSettings.model_validate({**THEIRS, **changes})
     found = [(each["loc"], each["msg"]) for each in refused.value.errors()]
     assert [(loc, complaint in message) for loc, message in found] == [(place, True)]
 
 
-@pytest.mark.parametrize("model", [Get, Listing, Count, Reference])
+@pytest.mark.parametrize("model", [ReadCallSettings, ListCallSettings, CountCallSettings, ReferenceSettings])
 def test_a_reading_call_with_a_body_has_to_name_its_verb(model: Any) -> None:
     with pytest.raises(ValidationError, match="a call with a body is no GET by default: add method: POST"):
         model.model_validate({"path": "/find", "body": {"a": 1}})
@@ -501,7 +501,9 @@ def test_a_reading_call_with_a_body_has_to_name_its_verb(model: Any) -> None:
 
 def test_a_login_with_a_body_has_to_name_its_verb() -> None:
     with pytest.raises(ValidationError, match="add method: POST"):
-        Login.model_validate({"kind": "login", "request": {"path": "/login", "body": {"user": "u"}}, "token": "t"})
+        LoginSettings.model_validate(
+            {"kind": "login", "request": {"path": "/login", "body": {"user": "u"}}, "token": "t"}
+        )
 
 
 async def test_a_create_may_begin_with_a_reading_call_whose_answer_later_calls_use(server: Server) -> None:

@@ -22,19 +22,19 @@ from starlette.responses import Response
 from sync_orchestrator.adapters.factory import build_third_parties
 from sync_orchestrator.adapters.http import client as http
 from sync_orchestrator.adapters.http import transport
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.origins import is_below
 from sync_orchestrator.adapters.http.prepared_calls import Outgoing
 from sync_orchestrator.adapters.http.response_budget import ResponseBudget
 from sync_orchestrator.adapters.http.unpacking import ResponseTooLarge, ResponseUnreadable, Unpacker
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Listing, Request
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import ListCallSettings, RequestSettings
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.errors import CallFailed, Failure
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
-WRITE = Request(method="POST", path="/items")
+WRITE = RequestSettings(method="POST", path="/items")
 
 
 async def failure_of(work: Awaitable[Any]) -> CallFailed:
@@ -54,7 +54,7 @@ async def replied(reply: bytes, *, write: bool = True, **settings: Any) -> Any:
 
     async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        client = Http(HttpSettings(base_url=f"http://127.0.0.1:{port}", timeout=5, **settings))
+        client = HttpClient(HttpSettings(base_url=f"http://127.0.0.1:{port}", timeout=5, **settings))
         try:
             return await client.send(WRITE, {}, write=write)
         except CallFailed as failure:
@@ -168,7 +168,7 @@ async def test_no_cookie_goes_with_the_next_call(server: Server) -> None:
         return Response("{}", headers={"Set-Cookie": "sid=1; Path=/"})
 
     server.handler = handler
-    client = Http(HttpSettings(base_url=server.url))
+    client = HttpClient(HttpSettings(base_url=server.url))
     for _ in range(2):
         await client.send(WRITE, {}, write=True)
     await client.close()
@@ -189,9 +189,9 @@ async def test_a_call_that_cannot_be_signed_was_not_made(server: Server, error: 
     def sign(call: Outgoing) -> dict[str, str]:
         raise error
 
-    client = Http(HttpSettings(base_url=server.url))
-    prepared = client.prepared(WRITE, {})
-    failure = await failure_of(client.once(replace(prepared, sign=sign), write=True))
+    client = HttpClient(HttpSettings(base_url=server.url))
+    prepared = client.prepare_request(WRITE, {})
+    failure = await failure_of(client.send_prepared(replace(prepared, sign=sign), write=True))
     await client.close()
     assert (failure.kind, failure.unknown, server.seen) == (Failure.PERMANENT, False, [])
 
@@ -216,8 +216,8 @@ async def test_anything_raised_while_a_response_is_read_leaves_the_outcome_unkno
         raise error
 
     server.respond_with({})
-    monkeypatch.setattr(transport, "_headers", fail)
-    client = Http(HttpSettings(base_url=server.url))
+    monkeypatch.setattr(transport, "_decode_headers", fail)
+    client = HttpClient(HttpSettings(base_url=server.url))
     failure = await failure_of(client.send(WRITE, {}, write=True))
     await client.close()
     assert (failure.kind, failure.unknown) == (Failure.TRANSIENT, True)
@@ -231,7 +231,7 @@ async def test_anything_raised_while_a_response_is_understood_leaves_the_outcome
 
     server.respond_with({})
     monkeypatch.setattr(http, "failure_of", fail)
-    client = Http(HttpSettings(base_url=server.url))
+    client = HttpClient(HttpSettings(base_url=server.url))
     failure = await failure_of(client.send(WRITE, {}, write=True))
     await client.close()
     assert (failure.kind, failure.unknown, failure.status) == (Failure.TRANSIENT, True, 200)
@@ -246,7 +246,7 @@ def gz(plain: bytes) -> bytes:
 
 
 def fed(unpacker: Unpacker, block: bytes) -> list[int]:
-    return list(unpacker.feed(block))
+    return list(unpacker.unpack_block(block))
 
 
 async def test_responses_share_a_budget_and_one_may_exceed_it() -> None:
@@ -255,7 +255,7 @@ async def test_responses_share_a_budget_and_one_may_exceed_it() -> None:
     order: list[str] = []
 
     async def read(name: str, size: int) -> None:
-        with budget.share() as share:
+        with budget.open_share() as share:
             for part in range(1, 11):
                 await share.grow_to(size * part // 10)
                 await asyncio.sleep(0)
@@ -270,12 +270,12 @@ async def test_responses_share_a_budget_and_one_may_exceed_it() -> None:
 
 async def test_a_response_that_is_given_up_gives_its_budget_back() -> None:
     budget = ResponseBudget(1_000_000)
-    with budget.share() as first:
+    with budget.open_share() as first:
         await first.grow_to(2_000_000)
-        with pytest.raises(TimeoutError), budget.share() as second:
+        with pytest.raises(TimeoutError), budget.open_share() as second:
             async with asyncio.timeout(0.01):
                 await second.grow_to(2_000_000)
-    with budget.share() as third:
+    with budget.open_share() as third:
         await third.grow_to(2_000_000)
     assert (budget.used_bytes, budget.exceeding) == (0, None)
 
@@ -326,7 +326,7 @@ def test_what_is_packed_is_unpacked(coding: str, packed: bytes, size: int) -> No
     unpacker = Unpacker(coding, 4)
     for start in range(0, len(packed), size):
         fed(unpacker, packed[start : start + size])
-    assert unpacker.end() == b"text"
+    assert unpacker.finish_body() == b"text"
 
 
 def test_what_is_packed_badly_is_refused() -> None:
@@ -340,7 +340,7 @@ def test_what_is_packed_badly_is_refused() -> None:
     cut = Unpacker("gzip", 100)
     fed(cut, gz(b"text")[:-3])
     with pytest.raises(ResponseUnreadable, match="ends early"):
-        cut.end()
+        cut.finish_body()
 
 
 # Where a next page may be.
@@ -398,7 +398,7 @@ async def test_a_next_page_is_requested_below_base_url_only(
         return text.format(url=server.url, host=server.url.removeprefix("http://"))
 
     server.respond_with([])
-    client = Http(
+    client = HttpClient(
         HttpSettings.model_validate(
             {
                 "base_url": f"{server.url}/api",
@@ -407,8 +407,8 @@ async def test_a_next_page_is_requested_below_base_url_only(
             }
         )
     )
-    listing = Listing.model_validate({"path": "/items", "paging": "link"})
-    work = client.follow(str(httpx.URL(f"{server.url}/api/items").join(here(link))), listing, {})
+    listing = ListCallSettings.model_validate({"path": "/items", "paging": "link"})
+    work = client.follow_address(str(httpx.URL(f"{server.url}/api/items").join(here(link))), listing, {})
     if why is None:
         await work
         assert len(server.seen) == 1

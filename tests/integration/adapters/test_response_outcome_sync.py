@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from world import World
 
-from sync_orchestrator.core.operations.maintenance import watch
+from sync_orchestrator.core.operations.maintenance import watch_backlog
 from sync_orchestrator.errors import CallFailed, Failure
 
 
@@ -74,7 +74,7 @@ def test_reference_missing_opens_no_breaker(world: World) -> None:
 
 def alerts(world: World) -> list[tuple[str, str, int, list[str], bool]]:
     with world.engine.begin() as connection:
-        watch(connection, world.config.alerts)
+        watch_backlog(connection, world.config.alerts)
     rows = world.query("SELECT * FROM sync.alerts WHERE kind = 'stuck_waiting' ORDER BY id")
     return [(row.kind, row.cause, row.n, row.examples, row.resolved_at is not None) for row in rows]
 

@@ -12,8 +12,8 @@ from auth_servers import store as store
 from http_server import Server
 from sqlalchemy import Engine
 
-from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.adapters.http.client import HttpClient
+from sync_orchestrator.core.db.session import open_engine
 from sync_orchestrator.core.systems.login_sessions import SharedLogins
 
 
@@ -22,8 +22,8 @@ def machines(engine: Engine, database_url: str, server: Server) -> Any:
     """Makes clients that share nothing but the database."""
     engines = [engine]
 
-    def make(login: dict[str, Any], **settings: Any) -> Http:
-        engines.append(connect(database_url))
+    def make(login: dict[str, Any], **settings: Any) -> HttpClient:
+        engines.append(open_engine(database_url))
         return client(server, login, store=SharedLogins(engines[-1], "sources.shop"), **settings)
 
     yield make

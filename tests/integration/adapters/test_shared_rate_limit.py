@@ -11,9 +11,9 @@ import pytest
 from http_server import Server
 from world import World
 
-from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.config import Get
-from sync_orchestrator.config import Http as HttpSettings
+from sync_orchestrator.adapters.http.client import HttpClient
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import ReadCallSettings
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.rate_limit import SharedHoldOff
 from sync_orchestrator.errors import CallFailed
@@ -34,7 +34,7 @@ def ago(world: World, seconds: float) -> None:
 
 
 def refused(world: World) -> None:
-    asyncio.run(SharedHoldOff(world.engine, "erp").refused())
+    asyncio.run(SharedHoldOff(world.engine, "erp").note_refused())
 
 
 def test_a_refusal_makes_all_runs_slower_and_many_at_once_are_one(world: World) -> None:
@@ -63,9 +63,9 @@ def test_any_429_is_a_refusal(world: World, server: Server) -> None:
     server.respond_with({}, 429)
 
     async def call() -> None:
-        http = Http(HttpSettings(base_url=server.url), hold_off=SharedHoldOff(world.engine, "erp"))
+        http = HttpClient(HttpSettings(base_url=server.url), hold_off=SharedHoldOff(world.engine, "erp"))
         with pytest.raises(CallFailed):
-            await http.read(Get(path="/"), {})
+            await http.read(ReadCallSettings(path="/"), {})
         await http.close()
 
     asyncio.run(call())

@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse
 from throttling_servers import CONFIG, READ, Slept, answering, client
 from throttling_servers import slept as slept
 
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.db.session import open_engine, run
 from sync_orchestrator.core.systems import queries as systems_queries
-from sync_orchestrator.core.systems.breaker import gate
+from sync_orchestrator.core.systems.breaker import check_gate
 from sync_orchestrator.core.systems.rate_limit import SharedHoldOff
 from sync_orchestrator.errors import Failure
 
@@ -28,7 +28,7 @@ def machine(engine: Engine, database_url: str) -> Any:
     engines: list[Engine] = []
 
     def make() -> SharedHoldOff:
-        engines.append(connect(database_url))
+        engines.append(open_engine(database_url))
         return SharedHoldOff(engines[-1], "erp")
 
     yield make
@@ -64,7 +64,7 @@ async def test_all_machines_are_held_off(
     assert failure.retry_after == pytest.approx(40, abs=5)
     assert len(server.seen) == 1
     with engine.begin() as connection:
-        state = gate(connection, "erp", CONFIG.third_parties["erp"])
+        state = check_gate(connection, "erp", CONFIG.third_parties["erp"])
     assert state.wait == pytest.approx(40, abs=5)
     await one.close()
     await other.close()
@@ -74,16 +74,16 @@ async def test_machines_that_are_at_work_learn_of_it_within_a_second(
     machine: Callable[[], SharedHoldOff], slept: Slept
 ) -> None:
     one, other = machine(), machine()
-    assert await other.left() <= 0
-    await one.ask(40)
+    assert await other.seconds_left() <= 0
+    await one.hold_off_calls(40)
     await asyncio.sleep(1)
-    assert await other.left() == pytest.approx(40, abs=5)
+    assert await other.seconds_left() == pytest.approx(40, abs=5)
 
 
 async def test_a_hold_off_ends(machine: Callable[[], SharedHoldOff], engine: Engine, slept: Slept) -> None:
     one = machine()
-    await one.ask(40)
+    await one.hold_off_calls(40)
     with engine.begin() as connection:
         connection.execute(text("UPDATE sync.systems SET not_before = now() - interval '1 s'"))
     await asyncio.sleep(1)
-    assert await one.left() <= 0
+    assert await one.seconds_left() <= 0

@@ -17,7 +17,7 @@ from examples.signed_erp.erp import Erp, application
 from sync_orchestrator import composition
 from sync_orchestrator.adapters.factory import build_third_parties
 from sync_orchestrator.config import Config
-from sync_orchestrator.conformance import assert_conforms, conformance
+from sync_orchestrator.conformance import assert_conforms, run_conformance
 from sync_orchestrator.conformance.report import Behaviour
 from sync_orchestrator.conformance.source import SOURCE
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
@@ -67,9 +67,9 @@ async def test_the_conformance_test_tells_when_the_erp_forgets_its_requests(conf
             return number
 
     erp.made = Forgetful()
-    report = await conformance(config, "article")
-    assert report.of("repeated-create-makes-no-duplicate").outcome == "failed"
-    assert report.of("repeated-create-makes-no-duplicate").hint == "see signed_erp:SignedErp, its create"
+    report = await run_conformance(config, "article")
+    assert report.find_ending("repeated-create-makes-no-duplicate").outcome == "failed"
+    assert report.find_ending("repeated-create-makes-no-duplicate").hint == "see signed_erp:SignedErp, its create"
 
 
 def test_it_is_kept_in_sync(config: Config, erp: Erp, engine: Engine) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from world import World
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.operations.status import status
+from sync_orchestrator.core.operations.status import collect_status
 from sync_orchestrator.core.systems.call_limit import (
     SharedCallLimit,
 )
@@ -31,11 +31,11 @@ def shared(engine: Engine) -> SharedCallLimit:
 
 async def test_all_processes_obey_a_limit_that_one_of_them_lowered_and_status_says_why(world: World) -> None:
     one, other = shared(world.engine), shared(world.engine)
-    one._apply(FULL)
-    await one.lost(time.monotonic(), LOST)
-    await other.look()
+    one._apply_limit(FULL)
+    await one.note_loss(time.monotonic(), LOST)
+    await other.refresh_limit()
     assert (one.calls, other.calls) == (16, 16)
-    limit = status(world.engine)["systems"]["erp"]["call_limit"]
+    limit = collect_status(world.engine)["systems"]["erp"]["call_limit"]
     assert (limit["calls_at_once"], limit["configured"], limit["reason"]) == (16, 32, LOST)
     assert "16 of 32 calls at once" in describe_call_limit("erp", limit)
     assert LOST in describe_call_limit("erp", limit)
@@ -43,30 +43,30 @@ async def test_all_processes_obey_a_limit_that_one_of_them_lowered_and_status_sa
 
 async def test_calls_that_were_under_way_together_are_one_loss_over_all_processes(world: World) -> None:
     one, other = shared(world.engine), shared(world.engine)
-    one._apply(FULL)
-    other._apply(FULL)
+    one._apply_limit(FULL)
+    other._apply_limit(FULL)
     began = time.monotonic()
-    await one.lost(began, LOST)
-    await other.lost(began, LOST)
+    await one.note_loss(began, LOST)
+    await other.note_loss(began, LOST)
     assert (one.calls, other.calls) == (16, 16)
 
 
 async def test_a_limit_that_was_not_lowered_for_an_hour_is_over(world: World) -> None:
     one = shared(world.engine)
-    await one.lost(time.monotonic(), LOST)
+    await one.note_loss(time.monotonic(), LOST)
     with world.engine.begin() as connection:
         run(connection, "UPDATE sync.systems SET calls_lost_at = clock_timestamp() - interval '2 hours'")
     other = shared(world.engine)
-    await other.look()
+    await other.refresh_limit()
     assert other.calls == 32
-    assert status(world.engine)["systems"]["erp"]["call_limit"] is None
+    assert collect_status(world.engine)["systems"]["erp"]["call_limit"] is None
 
 
 async def test_resume_ends_a_limit(world: World) -> None:
     one = shared(world.engine)
-    await one.lost(time.monotonic(), LOST)
+    await one.note_loss(time.monotonic(), LOST)
     set_paused(world.engine, "erp", set(), paused=False)
-    assert status(world.engine)["systems"]["erp"]["call_limit"] is None
+    assert collect_status(world.engine)["systems"]["erp"]["call_limit"] is None
 
 
 # What was lost.

@@ -100,7 +100,7 @@ async def test_keys_that_cannot_be_there_spoil_no_other(run: Run, make: Make, ki
 def test_a_whole_number_of_more_than_64_bits_is_a_key_where_the_database_can_hold_it(dialect: str, there: bool) -> None:
     """A key that is not asked for looks like one that the source no longer has."""
     connection: Any = SimpleNamespace(dialect=SimpleNamespace(name=dialect))
-    assert (sql_source._value(connection, int, str(2**63 + 7)) == 2**63 + 7) is there
+    assert (sql_source._convert_value(connection, int, str(2**63 + 7)) == 2**63 + 7) is there
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -142,7 +142,7 @@ async def test_a_server_that_says_nothing_is_given_up_for_now() -> None:
         found = database(f"postgresql+psycopg://u@127.0.0.1:{silent.getsockname()[1]}/d", connections=1)
         found._patience = 0.2
         for _ in range(3):  # more than it has connections
-            failure = await failure_of(found.ask("table items", lambda connection: None))
+            failure = await failure_of(found.run_on_connection("table items", lambda connection: None))
             assert (failure.kind, failure.detail) == (Failure.TRANSIENT, "table items: no answer within 0.2 s")
         await found.close()
 
@@ -303,7 +303,7 @@ async def test_a_row_without_a_version_cannot_be_used(run: Run, make: Make) -> N
 async def test_it_cannot_write(url: str, run: Run, make: Make) -> None:
     items(run, ["'a'"])
     told = database(url)
-    failure = await failure_of(told.ask("table items", lambda c: c.exec_driver_sql("DELETE FROM items")))
+    failure = await failure_of(told.run_on_connection("table items", lambda c: c.exec_driver_sql("DELETE FROM items")))
     assert failure.kind in (Failure.TRANSIENT, Failure.PERMANENT)
     assert "read" in failure.detail
     await told.close()
@@ -317,7 +317,9 @@ async def test_a_statement_that_takes_too_long_is_stopped(url: str, make: Make) 
         else "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     )
     told = database(url, timeout=0.2)
-    failure = await failure_of(asyncio.wait_for(told.ask("x", lambda c: c.exec_driver_sql(slow).all()), 20))
+    failure = await failure_of(
+        asyncio.wait_for(told.run_on_connection("x", lambda c: c.exec_driver_sql(slow).all()), 20)
+    )
     assert failure.kind is Failure.TRANSIENT
     await told.close()
 

@@ -32,7 +32,7 @@ async def test_a_server_that_falls_silent_keeps_no_thread(database_url: str) -> 
         connection.exec_driver_sql("SET statement_timeout = 0")
         connection.exec_driver_sql("SELECT pg_sleep(60)")
 
-    failure = await failure_of(found.ask("table items", silent))
+    failure = await failure_of(found.run_on_connection("table items", silent))
     assert failure.kind is Failure.TRANSIENT
     for thread in [thread for thread in threading.enumerate() if thread.name == "sql-source"]:
         await asyncio.to_thread(thread.join, 10)

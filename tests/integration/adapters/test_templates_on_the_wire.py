@@ -47,7 +47,7 @@ def path_segment(text: str) -> str:
 )
 @given(key=ids)
 def test_path_encodings_keep_any_id(template: str, decoded: Any, key: str) -> None:
-    path = templates.path(template, {"key": key})
+    path = templates.render_path(template, {"key": key})
     assert re.fullmatch(r"/x/[A-Za-z0-9._~%+-]+/y", path)
     assert decoded(path.split("/")[2]) == key
 
@@ -66,7 +66,7 @@ def test_path_encodings_keep_any_id(template: str, decoded: Any, key: str) -> No
     ],
 )
 def test_a_path_is_encoded_value_by_value(template: str, path: str) -> None:
-    assert templates.path(template, VALUES) == path
+    assert templates.render_path(template, VALUES) == path
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_path_is_encoded_value_by_value(template: str, path: str) -> None:
 )
 def test_a_value_that_would_make_it_another_path_is_refused(key: Any, template: str) -> None:
     with pytest.raises(TemplateFailed) as failed:
-        templates.path(template, {"key": key})
+        templates.render_path(template, {"key": key})
     assert template in str(failed.value)
 
 
@@ -113,7 +113,7 @@ def test_a_value_that_would_make_it_another_path_is_refused(key: Any, template: 
     ],
 )
 def test_a_text_is_filled_in_as_it_is(template: str, filled: str) -> None:
-    assert templates.text(template, VALUES) == filled
+    assert templates.render_text(template, VALUES) == filled
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_text_is_filled_in_as_it_is(template: str, filled: str) -> None:
     ],
 )
 def test_a_body_keeps_the_kinds_of_its_values(template: Any, filled: Any) -> None:
-    assert templates.value(template, VALUES) == filled
+    assert templates.render_value(template, VALUES) == filled
 
 
 # What it refuses.
@@ -165,8 +165,8 @@ def test_a_body_keeps_the_kinds_of_its_values(template: Any, filled: Any) -> Non
     ],
 )
 def test_a_template_that_cannot_be_filled_in_says_which_and_what_is_wrong(template: str, why: str) -> None:
-    for fill in (templates.text, templates.value) if "a " not in template else (templates.text,):
-        if fill is templates.text and why.endswith("is no value"):
+    for fill in (templates.render_text, templates.render_value) if "a " not in template else (templates.render_text,):
+        if fill is templates.render_text and why.endswith("is no value"):
             continue
         with pytest.raises(TemplateFailed) as failed:
             fill(template, VALUES)
@@ -192,7 +192,7 @@ def test_a_template_that_cannot_be_filled_in_says_which_and_what_is_wrong(templa
 )
 def test_sandbox_gives_no_internals_and_changes_no_values(template: str) -> None:
     before = json.dumps(VALUES)
-    for fill in (templates.text, templates.value, templates.path):
+    for fill in (templates.render_text, templates.render_value, templates.render_path):
         with pytest.raises(TemplateFailed):
             fill(template, VALUES)
     assert json.dumps(VALUES) == before
@@ -245,4 +245,4 @@ def test_path_encodings_arrive_at_the_server(call: Seen, template: str, decoded:
 @pytest.mark.parametrize("key", AWKWARD_IDS)
 @pytest.mark.parametrize("template", ["/x/{{ key }}", "/Items({{ key | odata }})/x", "/x/{{ key | tilde }}"])
 def test_id_character_sets_arrive_at_the_server_as_the_template_says(call: Seen, template: str, key: str) -> None:
-    assert call({"key": key}, path=template).raw_path == templates.path(template, {"key": key})
+    assert call({"key": key}, path=template).raw_path == templates.render_path(template, {"key": key})

@@ -18,7 +18,7 @@ from value_examples import EXAMPLES, Odd, config_with, in_milliseconds, tokens
 from sync_orchestrator import exact_json
 from sync_orchestrator.cli import app
 from sync_orchestrator.expressions import templates, times
-from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.selectors import compile_selector
 
 DOCUMENT = exact_json.parse_text(next(token.content for token in tokens() if token.info == "json"))
 
@@ -27,8 +27,8 @@ DOCUMENT = exact_json.parse_text(next(token.content for token in tokens() if tok
 def test_an_example_of_the_docs_gives_its_result_as_expression_and_as_filter(
     expression: str, template: str, result: str
 ) -> None:
-    for found in (compiled(expression).search(DOCUMENT), templates.value(template, DOCUMENT)):
-        assert exact_json.text(found) == exact_json.text(exact_json.parse_text(result))
+    for found in (compile_selector(expression).search(DOCUMENT), templates.render_value(template, DOCUMENT)):
+        assert exact_json.dump_text(found) == exact_json.dump_text(exact_json.parse_text(result))
 
 
 def in_kathmandu(text: str) -> str:
@@ -68,7 +68,7 @@ def in_kathmandu(text: str) -> str:
         pytest.param(
             {"normalize": [{"apply": "round_half_even(@, `2`)"}]},
             (2.675, 3.005),
-            lambda price: compiled("round_half_even(@, `2`)").search(price),
+            lambda price: compile_selector("round_half_even(@, `2`)").search(price),
             id="round half even",
         ),
         pytest.param(

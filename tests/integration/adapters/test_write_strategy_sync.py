@@ -169,7 +169,7 @@ def test_a_process_that_dies_between_two_linked_calls_leaves_the_second_to_the_n
 
     world.put_record("a", count=5)
     with monkeypatch.context() as between_the_calls:
-        between_the_calls.setattr(Writes, "_follow", die)
+        between_the_calls.setattr(Writes, "_make_linked_calls", die)
         assert world.run_until_crash(world.run_drain, "there and nowhere else", 1)
     assert (len(store.items), store.stock) == (1, {})
     world.run_until_settled()

@@ -44,7 +44,7 @@ from sync_orchestrator.brokers import messages
 from sync_orchestrator.brokers.consume import Consumption, consume, retry_rejected
 from sync_orchestrator.brokers.messages import Message
 from sync_orchestrator.cli import app
-from sync_orchestrator.config import Config, Consumer
+from sync_orchestrator.config import Config, ConsumerSettings
 from sync_orchestrator.core.intake import rejected_messages
 from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.ledger.recording import ChangeEvent
@@ -80,13 +80,13 @@ def test_what_is_in_the_queue_is_recorded_and_acknowledged(broker: Broker, engin
 
 def test_what_has_arrived_is_one_commit(broker: Broker, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    write = Consumption._write
+    write = Consumption._write_events
 
     def note_size(self: Consumption, connection: Any, understood: Any) -> Any:
         sizes.append(len(understood))
         return write(self, connection, understood)
 
-    monkeypatch.setattr(Consumption, "_write", note_size)
+    monkeypatch.setattr(Consumption, "_write_events", note_size)
     for number in range(1, 101):
         broker.send(packed(cloud_event(number)))
     with consuming(engine, config_for(broker, consumer={"at_once": 60})):
@@ -188,7 +188,7 @@ def test_a_large_message_is_kept_as_far_as_it_may_be(broker: Broker, engine: Eng
     number = open_rejected(engine)[0]["id"]
     assert retry_rejected(engine, config, [number]) == (0, 1)
     with engine.begin() as connection:
-        found = rejected_messages.show(connection, number)
+        found = rejected_messages.read_rejected_message(connection, number)
     assert (len(found["body"]), found["size"], found["is_cut"]) == (1000, 5000, True)
     assert "only 1000 of its 5000 bytes were kept" in found["reason"]
 
@@ -198,7 +198,7 @@ def test_what_the_database_cannot_hold_is_found_among_the_others(
 ) -> None:
     read = messages.events_of
 
-    def with_nul(message: Message, consumer: Consumer, config: Config) -> list[ChangeEvent]:
+    def with_nul(message: Message, consumer: ConsumerSettings, config: Config) -> list[ChangeEvent]:
         found = read(message, consumer, config)
         return [
             each if each.key != "k2" else ChangeEvent("shop", "e2", "item", "k\x002", "update", 2) for each in found
@@ -229,15 +229,15 @@ def test_discard_keeps_the_reason(broker: Broker, engine: Engine) -> None:
     with consuming(engine, config_for(broker)):
         eventually(lambda: open_rejected(engine), "the rejection")
     number = open_rejected(engine)[0]["id"]
-    assert rejected_messages.discard(engine, [number], "sent by mistake") == 1
+    assert rejected_messages.discard_rejected_messages(engine, [number], "sent by mistake") == 1
     with engine.begin() as connection:
-        found = rejected_messages.show(connection, number)
-        rejected_messages.forget_old(connection)
-        assert rejected_messages.show(connection, number)["ending"] == "discarded"
+        found = rejected_messages.read_rejected_message(connection, number)
+        rejected_messages.delete_old_messages(connection)
+        assert rejected_messages.read_rejected_message(connection, number)["ending"] == "discarded"
     assert (found["ending_reason"], found["body"]) == ("sent by mistake", "\x00\\xff")
     assert alerts_of(engine, "rejected") == []
     with pytest.raises(NotFound, match="none of these"):
-        rejected_messages.discard(engine, [number], "again")
+        rejected_messages.discard_rejected_messages(engine, [number], "again")
 
 
 # Down ---------------------------------------------------------------------------------------------------------------
@@ -382,11 +382,11 @@ def test_rejected_messages_by_the_command_line(engine: Engine, tmp_path: Path, m
     monkeypatch.setattr(composition, "require_database", lambda: None)
     monkeypatch.setenv("SYNC_CONFIG", str(tmp_path / "sync.yaml"))
     found = [
-        consuming_module.understand(Message(body, None, {"shop": "eu"}), "orders", config)
+        consuming_module.read_message(Message(body, None, {"shop": "eu"}), "orders", config)
         for body in (b"not json", packed({"specversion": "0.3"}))
     ]
     with engine.begin() as connection:
-        rejected_messages.keep(
+        rejected_messages.keep_rejected_messages(
             connection, [each for each in found if isinstance(each, rejected_messages.Rejected)], 1000
         )
     cli = CliRunner()

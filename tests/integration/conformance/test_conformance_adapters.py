@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator.adapters.custom.base import SourceAdapter
 from sync_orchestrator.config import Config
-from sync_orchestrator.conformance import assert_conforms, conformance
-from sync_orchestrator.conformance.report import Report
+from sync_orchestrator.conformance import assert_conforms, run_conformance
+from sync_orchestrator.conformance.report import ConformanceReport
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.errors import CallFailed, Failure
 
@@ -68,8 +68,8 @@ def folders(server: Server) -> Folders:
     return Folders(server)
 
 
-async def tried(config: Config, **options: Any) -> Report:
-    return await conformance(config, "thing", samples=[SAMPLE], other_group="B", odd_keys=True, **options)
+async def tried(config: Config, **options: Any) -> ConformanceReport:
+    return await run_conformance(config, "thing", samples=[SAMPLE], other_group="B", odd_keys=True, **options)
 
 
 async def test_ids_of_ours_at_addresses_with_a_group(server: Server, folders: Folders) -> None:
@@ -89,9 +89,9 @@ async def test_keys_that_are_refused_are_skipped_and_those_that_change_fail(serv
     folders.decodes_twice = True
     report = await tried(configuration(server, **OURS))
     assert {"key-with-slash", "key-with-space"} <= skipped(report)
-    assert "say which it takes with key_pattern" in report.of("key-with-slash").came
+    assert "say which it takes with key_pattern" in report.find_ending("key-with-slash").came
     assert "key-with-percent" in failed(report)
-    assert report.of("key-with-quotes").outcome == "passed"
+    assert report.find_ending("key-with-quotes").outcome == "passed"
 
 
 async def test_keys_fit_the_pattern_that_is_set_up(server: Server, folders: Folders) -> None:
@@ -123,7 +123,7 @@ async def test_calls_of_many_records(server: Server, spoilt: bool, outcome: str)
             bulk_update={"request": {"path": "/batch", "body": "{{ items }}"}, "results": "@", "status": "status"},
         )
     )
-    assert report.of("bulk-results-are-item-by-item").outcome == outcome
+    assert report.find_ending("bulk-results-are-item-by-item").outcome == outcome
 
 
 # Classes.
@@ -137,9 +137,11 @@ def empty() -> Iterator[None]:
     Drawer.rows.clear()
 
 
-async def of_class(**changes: Any) -> Report:
+async def of_class(**changes: Any) -> ConformanceReport:
     config = Config.model_validate(class_document(system={"search_lag": 0}, **changes))
-    return await conformance(config, "item", samples=[{"code": "k", "store": "A", "name": "a name"}], other_group="B")
+    return await run_conformance(
+        config, "item", samples=[{"code": "k", "store": "A", "name": "a name"}], other_group="B"
+    )
 
 
 async def test_a_class_that_does_what_it_should_passes() -> None:
@@ -168,7 +170,7 @@ async def test_a_class_that_does_not_is_told_where_to_look(
     Shelf.instead[method] = misbehaviour
     report = await of_class()
     assert named in failed(report)
-    assert "odd_adapters:Shelf" in report.of(named).hint
+    assert "odd_adapters:Shelf" in report.find_ending(named).hint
 
 
 # Sources.
@@ -215,11 +217,11 @@ class Ledger(SourceAdapter):
 ROWS: list[dict[str, Any]] = [{"key": f"k{number}", "store": "A", "name": "n", "v": number + 10} for number in range(5)]
 
 
-async def of_source(fault: str, monkeypatch: pytest.MonkeyPatch) -> Report:
+async def of_source(fault: str, monkeypatch: pytest.MonkeyPatch) -> ConformanceReport:
     monkeypatch.setattr(odd_adapters, "Ledger", Ledger, raising=False)
     monkeypatch.setattr(Ledger, "fault", fault)
     config = Config.model_validate(class_document(source={"adapter": "odd_adapters:Ledger"}))
-    return await conformance(config, "item", part="shop", group="A")
+    return await run_conformance(config, "item", part="shop", group="A")
 
 
 async def test_a_source_that_does_what_it_should_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,8 +245,8 @@ async def test_a_source_that_does_what_it_should_passes(monkeypatch: pytest.Monk
 )
 async def test_a_fault_of_a_source_is_told_by_name(fault: str, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     report = await of_source(fault, monkeypatch)
-    assert named in failed(report) or report.of(named).because_of in failed(report)
-    assert report.of(named).hint or report.of(named).because_of
+    assert named in failed(report) or report.find_ending(named).because_of in failed(report)
+    assert report.find_ending(named).hint or report.find_ending(named).because_of
 
 
 async def test_a_source_over_http(server: Server) -> None:
@@ -294,7 +296,7 @@ async def test_a_source_over_http(server: Server) -> None:
         "changes-since-a-version-are-shown",
     }
     backoffice.ignores_filters = True
-    ending = (await conformance(config, "product", part="backoffice")).of("listing-is-of-its-group")
+    ending = (await run_conformance(config, "product", part="backoffice")).find_ending("listing-is-of-its-group")
     assert (ending.outcome, "4 rows belong to other groups" in ending.came) == ("skipped", True), ending
 
 

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import Config
-from sync_orchestrator.conformance import assert_conforms, conformance
-from sync_orchestrator.conformance.report import Behaviour, Report
+from sync_orchestrator.conformance import assert_conforms, run_conformance
+from sync_orchestrator.conformance.report import Behaviour, ConformanceReport
 from sync_orchestrator.conformance.source import SOURCE
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
 from sync_orchestrator.errors import ConfigError
@@ -30,13 +30,13 @@ def catalogue(server: Server) -> Catalogue:
     return Catalogue(server)
 
 
-async def tried(server: Server, *, other_group: str | None = "B", **target: Any) -> Report:
-    return await conformance(
+async def tried(server: Server, *, other_group: str | None = "B", **target: Any) -> ConformanceReport:
+    return await run_conformance(
         configuration(server, **target), "thing", samples=[SAMPLE], other_group=other_group, odd_keys=True
     )
 
 
-def dependent(report: Report) -> dict[str, str]:
+def dependent(report: ConformanceReport) -> dict[str, str]:
     """Behaviours that were skipped for a cause that another one names."""
     return {ending.behaviour: ending.because_of for ending in report.endings if ending.because_of}
 
@@ -227,7 +227,7 @@ async def test_for_tests_there_is_an_assertion(server: Server, catalogue: Catalo
 
 async def test_what_is_not_there_to_be_tried_is_skipped_and_says_why(server: Server, catalogue: Catalogue) -> None:
     bare = {"code": "k1", "store": "A", "name": None, "price": None, "stock": None, "active": None}
-    report = await conformance(
+    report = await run_conformance(
         configuration(server, idempotency=None, lookup=None, count=None), "thing", samples=[bare]
     )
     assert failed(report) == set()
@@ -245,8 +245,8 @@ async def test_what_is_not_there_to_be_tried_is_skipped_and_says_why(server: Ser
 async def test_with_two_samples_an_update_writes_the_other_one(server: Server, catalogue: Catalogue) -> None:
     catalogue.updated = lambda old, new: {**old, **new, "stock": old["stock"]}
     other = {**SAMPLE, "code": "k2", "stock": 4}
-    report = await conformance(configuration(server), "thing", samples=[SAMPLE, other])
-    assert "stock: 3 came, 4 was written" in report.of("update-then-read").came
+    report = await run_conformance(configuration(server), "thing", samples=[SAMPLE, other])
+    assert "stock: 3 came, 4 was written" in report.find_ending("update-then-read").came
 
 
 def test_every_behaviour_has_a_name_of_its_own_and_says_what_it_is() -> None:
@@ -290,13 +290,13 @@ async def test_a_cause_is_one_row_that_points_to_the_call_that_failed(
     plant(server, catalogue)
     report = await tried(server)
     others = failed(report) - {"clean-up", "list-is-complete"}  # a listing that fails is another call
-    assert (others, report.of(named).hint) == ({named}, hint)
+    assert (others, report.find_ending(named).hint) == ({named}, hint)
     assert set(dependent(report).values()) <= failed(report)
     below = [ending.behaviour for ending in report.endings]
     for name, cause in dependent(report).items():
         between = below[below.index(cause) + 1 : below.index(name) + 1]
         assert all(dependent(report).get(each) == cause for each in between), f"{name} is below {cause}"
-        assert report.of(name).came.startswith(f"because of {cause}: ")
+        assert report.find_ending(name).came.startswith(f"because of {cause}: ")
 
 
 async def test_a_field_that_differs_is_named_once_with_the_setting_that_ends_it(
@@ -306,7 +306,9 @@ async def test_a_field_that_differs_is_named_once_with_the_setting_that_ends_it(
     stores(lambda body: {"price": f"{body['price']:.2f}"})(catalogue)
     report = await tried(server)
     assert failed(report) == {"create-then-read"}
-    assert report.of("create-then-read").hint == ("entities.thing.third_party: set fields.price: {kind: decimal_text}")
+    assert report.find_ending("create-then-read").hint == (
+        "entities.thing.third_party: set fields.price: {kind: decimal_text}"
+    )
     assert {"update-then-read", "list-is-complete", "values-decimals"} <= dependent(report).keys()
 
 
@@ -319,9 +321,9 @@ async def test_two_causes_are_two_rows(server: Server, catalogue: Catalogue) -> 
 async def test_a_refused_login_is_one_row_and_nothing_else_is_called(server: Server, catalogue: Catalogue) -> None:
     raw = document(server)
     raw["third_parties"]["catalogue"]["headers"] = {"X-Api-Key": "wrong"}
-    report = await conformance(Config.model_validate(raw), "thing", samples=[SAMPLE])
+    report = await run_conformance(Config.model_validate(raw), "thing", samples=[SAMPLE])
     assert failed(report) == {"create-then-read"}
-    assert report.of("create-then-read").hint == (
+    assert report.find_ending("create-then-read").hint == (
         "see entities.thing.third_party.create; see 'headers' of third_parties.catalogue, and the secrets that they "
         "take from the environment"
     )
@@ -338,9 +340,9 @@ def test_what_depended_on_a_cause_is_shown_below_it(run: Callable[..., Any], cat
 
 
 async def test_odd_keys_are_sent_only_where_that_is_allowed(server: Server, catalogue: Catalogue) -> None:
-    report = await conformance(configuration(server), "thing", samples=[SAMPLE], other_group="B")
+    report = await run_conformance(configuration(server), "thing", samples=[SAMPLE], other_group="B")
     assert all(re.fullmatch(r"sync-test-[0-9]+-[0-9]+(nobody)?", key) for key in catalogue.keys)
-    assert "--odd-keys" in report.of("key-with-slash").came
+    assert "--odd-keys" in report.find_ending("key-with-slash").came
     assert failed(report) == set()
 
 
@@ -354,7 +356,7 @@ async def test_groups_are_those_of_the_owner(server: Server, catalogue: Catalogu
 
     server.handler = handle
     sample = {name: value for name, value in SAMPLE.items() if name != "store"}
-    report = await conformance(
+    report = await run_conformance(
         Config.model_validate(raw),
         "thing",
         samples=[sample],
@@ -372,7 +374,7 @@ async def test_nothing_is_called_whose_path_needs_a_group_that_nobody_knows(
     raw["entities"]["thing"]["mapping"].pop("store")
     sample = {name: value for name, value in SAMPLE.items() if name != "store"}
     with pytest.raises(ConfigError, match=r"no business group is known, and .*create needs {{ group }}: name one with"):
-        await conformance(Config.model_validate(raw), "thing", samples=[sample])
+        await run_conformance(Config.model_validate(raw), "thing", samples=[sample])
     assert not server.seen
 
 
@@ -392,10 +394,10 @@ async def test_a_hint_does_not_tell_to_set_what_is_set(
     catalogue.forbidden_status = 400
     raw = document(server)
     raw["third_parties"]["catalogue"]["outcomes"] = outcomes
-    report = await conformance(
+    report = await run_conformance(
         Config.model_validate(raw), "thing", samples=[SAMPLE], skip=set(THIRD_PARTY.names) - {"wrong-login-is-told"}
     )
-    assert report.of("wrong-login-is-told").hint.startswith(said)
+    assert report.find_ending("wrong-login-is-told").hint.startswith(said)
 
 
 async def test_a_403_for_a_missing_record_is_one_row_that_names_the_rule(server: Server, catalogue: Catalogue) -> None:
@@ -406,9 +408,9 @@ async def test_a_403_for_a_missing_record_is_one_row_that_names_the_rule(server:
 
     server.handler = handler
     report = await tried(server)
-    assert report.of("create-then-read").outcome == "passed"
+    assert report.find_ending("create-then-read").outcome == "passed"
     assert len(failed(report)) == 1, failed(report)
-    row = report.of(*failed(report))
+    row = report.find_ending(*failed(report))
     assert "see entities.thing.third_party.read" in row.hint
     assert "add a rule to 'outcomes' of the call that means missing" in row.hint
     assert dependent(report)["missing-is-told"] == row.behaviour
@@ -422,7 +424,7 @@ async def test_an_update_of_nothing_that_succeeds_is_reported_in_words(server: S
         return response
 
     server.handler = handler
-    row = (await tried(server, create={"path": "/items", "record": "@"})).of("missing-is-told")
+    row = (await tried(server, create={"path": "/items", "record": "@"})).find_ending("missing-is-told")
     assert (row.outcome, row.came) == ("failed", "an update of a deleted record counts as a success")
     assert "entities.thing.third_party.update" in row.hint
     assert "means missing" in row.hint
@@ -447,8 +449,8 @@ async def test_a_field_that_names_another_record_is_left_out_of_changes(server: 
         "create": {"path": "/items", "body": body},
         "update": {"method": "PUT", "path": "/items/{{ id }}", "body": body},
     }
-    report = await conformance(
+    report = await run_conformance(
         Config.model_validate(raw), "thing", samples=[{**SAMPLE, "category": "Lamps"}], other_group="B"
     )
-    assert report.of("update-then-read").outcome == "passed", report.of("update-then-read").came
+    assert report.find_ending("update-then-read").outcome == "passed", report.find_ending("update-then-read").came
     assert failed(report) == set()

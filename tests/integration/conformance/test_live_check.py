@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from sync_orchestrator.cli import app
 from sync_orchestrator.cli.starter.document import Answers, start_of
-from sync_orchestrator.config import Config, ThirdPartySystem
-from sync_orchestrator.conformance import conformance
+from sync_orchestrator.config import Config, ThirdPartySettings
+from sync_orchestrator.conformance import run_conformance
 from sync_orchestrator.conformance.field_forms import find_differences
 from sync_orchestrator.conformance.hints import hint_for
-from sync_orchestrator.conformance.live_check import check
+from sync_orchestrator.conformance.live_check import check_live
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
 from sync_orchestrator.core.ports import Found
 from sync_orchestrator.errors import CallFailed, Failure
@@ -692,12 +692,14 @@ async def test_a_refusal_of_an_unknown_group_is_no_fault_here_nor_in_conformance
     two_servers[1].handler = handler
     document["third_parties"]["partner"]["search_lag"] = 0
     config = Config.model_validate(document)
-    live = await check(config)
+    live = await check_live(config)
     assert next(step for step in live.steps if step.what == "filter").outcome == "ok"
-    report = await conformance(
+    report = await run_conformance(
         config, "product", skip=[name for name in THIRD_PARTY.names if name != "groups-are-kept-apart"]
     )
-    assert report.of("groups-are-kept-apart").outcome == "passed", report.of("groups-are-kept-apart").came
+    assert report.find_ending("groups-are-kept-apart").outcome == "passed", report.find_ending(
+        "groups-are-kept-apart"
+    ).came
 
 
 @pytest.mark.parametrize(
@@ -719,7 +721,7 @@ async def test_a_refusal_of_an_unknown_group_is_no_fault_here_nor_in_conformance
     ],
 )
 def test_a_hint_names_a_setting_and_its_present_value(failure: CallFailed, settings: dict[str, Any], said: str) -> None:
-    system = ThirdPartySystem(base_url="http://127.0.0.1:1", **settings)
+    system = ThirdPartySettings(base_url="http://127.0.0.1:1", **settings)
     assert said in hint_for(failure, "third_parties.partner", system)
 
 
@@ -747,7 +749,7 @@ def test_a_403_for_one_record_may_mean_that_it_is_missing(about_one_record: bool
     hint = hint_for(
         CallFailed(Failure.AUTH, f"answer {status}", status=status),
         "third_parties.partner",
-        ThirdPartySystem(base_url="http://127.0.0.1:1"),
+        ThirdPartySettings(base_url="http://127.0.0.1:1"),
         about_one_record=about_one_record,
     )
     assert ("add a rule to 'outcomes' of the call that means missing" in hint) == is_named

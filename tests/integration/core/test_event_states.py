@@ -16,11 +16,11 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 from world import World
 
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.db.session import open_engine, run
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.ledger.states import FINISHED, MOVES, State
 from sync_orchestrator.core.operations.events import discard_events, redrive_events
-from sync_orchestrator.core.operations.records import refresh
+from sync_orchestrator.core.operations.records import refresh_record
 
 Move = tuple[State, State]
 Scene = Callable[[World], None]
@@ -68,10 +68,10 @@ END $$
 def engine(server_url: str, template: str) -> Iterator[Engine]:
     """One watched database for all scenes: to make one each would take longer than to play them."""
     name = f"states_{os.getpid()}"
-    admin = connect(server_url).execution_options(isolation_level="AUTOCOMMIT")
+    admin = open_engine(server_url).execution_options(isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         run(connection, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    engine = connect(make_url(server_url).set(database=name).render_as_string(hide_password=False))
+    engine = open_engine(make_url(server_url).set(database=name).render_as_string(hide_password=False))
     with engine.begin() as connection:
         run(connection, WATCH)
     yield engine
@@ -334,7 +334,7 @@ def a_person_has_the_record_of_a_future_version_reread(world: World) -> None:
     world.put_record("a")
     world.run_drain()
     a_version_lies_in_the_future(world)
-    asyncio.run(refresh(world.context, world.entity, "a"))
+    asyncio.run(refresh_record(world.context, world.entity, "a"))
 
 
 @shows(DEAD, PENDING)

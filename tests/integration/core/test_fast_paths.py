@@ -11,7 +11,7 @@ from plain_documents import DOCUMENTS, TEXTS
 from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
-from sync_orchestrator.core.db.session import json, run
+from sync_orchestrator.core.db.session import run, to_jsonb
 
 COLUMNS = {
     "text": TEXTS | st.sampled_from(["NULL", "null", "", "{}", '"', "\\", ",", " a "]),
@@ -39,7 +39,7 @@ def test_a_column_arrives_as_it_is(engine: Engine, kind: str, data: st.DataObjec
 @given(items=st.lists(DOCUMENTS.filter(lambda document: document is not None), max_size=4))
 def test_a_column_of_documents_arrives_as_it_is(engine: Engine, items: list[Any]) -> None:
     with engine.begin() as connection:
-        for column in ([json(item) for item in items], [Jsonb(item) for item in items]):
+        for column in ([to_jsonb(item) for item in items], [Jsonb(item) for item in items]):
             found = run(
                 connection,
                 "SELECT v FROM unnest(%(items)s::jsonb[]) WITH ORDINALITY AS u (v, n) ORDER BY n",

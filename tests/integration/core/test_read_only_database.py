@@ -14,10 +14,10 @@ from world import World
 
 from sync_orchestrator import composition
 from sync_orchestrator.core.db import connections
-from sync_orchestrator.core.db.session import json, run
+from sync_orchestrator.core.db.session import run, to_jsonb
 from sync_orchestrator.core.db.session_settings import add_settings
 from sync_orchestrator.core.operations import records
-from sync_orchestrator.core.operations.status import status
+from sync_orchestrator.core.operations.status import collect_status
 from sync_orchestrator.database import reading, running_server
 
 URLS = [
@@ -35,7 +35,7 @@ def test_an_ordinary_url_means_what_it_means_to_the_engine(url: str) -> None:
     assert login is not None
     add_settings(login)
     engine_url = make_url(url).set(drivername="postgresql+psycopg")
-    assert _as_text(login) == _as_text(connections.arguments(connections.with_settings(engine_url)))
+    assert _as_text(login) == _as_text(connections.build_arguments(connections.with_settings(engine_url)))
 
 
 def _as_text(parameters: dict[str, Any]) -> dict[str, str]:
@@ -70,12 +70,12 @@ def reader(engine: Engine) -> Iterator[Engine]:
 
 def test_rows_are_those_of_the_engine(world: World, reader: Engine) -> None:
     world.put_record("a")
-    for read in (lambda connection: records.show(connection, "item", "a"), _values):
+    for read in (lambda connection: records.read_biography(connection, "item", "a"), _values):
         with world.engine.begin() as connection:
             expected = read(connection)
         with reader.begin() as connection:
             assert read(connection) == expected
-    seen, expected_status = status(reader), status(world.engine)
+    seen, expected_status = collect_status(reader), collect_status(world.engine)
     assert {name: seen[name] for name in ("events", "records", "groups", "dead")} == {
         name: expected_status[name] for name in ("events", "records", "groups", "dead")
     }
@@ -89,7 +89,7 @@ def _values(connection: Any) -> Any:
                now() - now() AS span, NULL AS nothing, '100%%' AS percent
         """,
         list=["a", 'b"\\', None],
-        json=json({"a": [1, 2.5, None]}),
+        json=to_jsonb({"a": [1, 2.5, None]}),
     )
     assert rows[0].percent == rows[0][-1] == "100%"
     with pytest.raises(AttributeError):

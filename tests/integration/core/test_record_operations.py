@@ -11,18 +11,18 @@ import pytest
 from fakes import FakeThirdParty, answer, lost_answer
 from world import World
 
-from sync_orchestrator.core.operations.records import begin_epoch, refresh, show
+from sync_orchestrator.core.operations.records import begin_epoch, read_biography, refresh_record
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.errors import CallFailed, NotFound
 
 
 def reread(world: World, key: str) -> dict[str, str]:
-    return asyncio.run(refresh(world.context, world.entity, key))
+    return asyncio.run(refresh_record(world.context, world.entity, key))
 
 
 def biography(world: World, key: str) -> dict[str, Any]:
     with world.engine.begin() as connection:
-        return show(connection, "item", key)
+        return read_biography(connection, "item", key)
 
 
 def test_biography_tells_events_versions_pushes_and_drift_in_order(world: World) -> None:

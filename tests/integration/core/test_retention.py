@@ -19,17 +19,17 @@ from dagster_instance import storage_url as storage_url
 from fakes import answer
 from world import World
 
-from sync_orchestrator.config import Retention
+from sync_orchestrator.config import RetentionSettings
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.operations import retention
-from sync_orchestrator.core.operations.retention import forget
-from sync_orchestrator.resources.instance.run_retention import forget_runs
+from sync_orchestrator.core.operations.retention import delete_expired
+from sync_orchestrator.resources.instance.run_retention import delete_old_runs
 
 __all__ = ["dagster", "instance", "storage", "storage_url", "synced"]
 
 DAY = 86_400.0
-SETTINGS = Retention(history_days=30, event_ids_days=80, findings_days=90)
+SETTINGS = RetentionSettings(history_days=30, event_ids_days=80, findings_days=90)
 
 
 def counts(world: World) -> dict[str, int]:
@@ -72,11 +72,11 @@ def lived(world: World) -> World:
 def test_each_is_forgotten_in_its_time(lived: World, days: int, gone: set[str]) -> None:
     before, received = counts(lived), lived.read_conservation().received
     lived.advance_clock(days * DAY)
-    forget(lived.engine, SETTINGS)
+    delete_expired(lived.engine, SETTINGS)
     after = counts(lived)
     assert {table for table in before if after[table] < before[table]} == gone
     assert (lived.read_conservation().received, lived.read_conservation().balanced) == (received, True)
-    assert forget(lived.engine, SETTINGS).keys() == {
+    assert delete_expired(lived.engine, SETTINGS).keys() == {
         "history_partitions",
         "attempts_partitions",
         "history",
@@ -91,7 +91,7 @@ def test_each_is_forgotten_in_its_time(lived: World, days: int, gone: set[str]) 
 
 def test_what_is_open_stays_and_goes_on(lived: World) -> None:
     lived.advance_clock(1000 * DAY)
-    forget(lived.engine, SETTINGS)
+    delete_expired(lived.engine, SETTINGS)
     assert lived.read_record_row("dead").stopped == "dead"
     assert lived.count_events_by_state()["dead"] == 2
     assert [row.kind for row in lived.query("SELECT kind FROM sync.alerts WHERE resolved_at IS NULL")] == ["dead"]
@@ -110,7 +110,7 @@ def test_an_event_that_comes_again_within_its_time_is_known_and_later_it_is_a_ne
 
     assert again() == 0
     world.advance_clock(59 * DAY)
-    forget(world.engine, SETTINGS)
+    delete_expired(world.engine, SETTINGS)
     assert again() == 1
     world.query("UPDATE sync.records SET ready = ready RETURNING key")
     assert world.read_conservation().balanced
@@ -119,7 +119,7 @@ def test_an_event_that_comes_again_within_its_time_is_known_and_later_it_is_a_ne
 def test_null_is_for_ever(lived: World) -> None:
     before = counts(lived)
     lived.advance_clock(10_000 * DAY)
-    forget(lived.engine, Retention(history_days=None, event_ids_days=None, findings_days=None))
+    delete_expired(lived.engine, RetentionSettings(history_days=None, event_ids_days=None, findings_days=None))
     assert counts(lived) == before
 
 
@@ -131,7 +131,7 @@ def test_much_is_forgotten_in_small_transactions(lived: World, monkeypatch: pyte
         "SELECT 'shop', 'x' || n, 'x' FROM generate_series(1, 10) n RETURNING 1"
     )
     lived.advance_clock(81 * DAY)
-    assert forget(lived.engine, SETTINGS)["event_ids"] == 2
+    assert delete_expired(lived.engine, SETTINGS)["event_ids"] == 2
 
 
 def test_a_month_that_is_over_is_dropped_as_a_whole_unless_it_is_in_use(world: World) -> None:
@@ -143,9 +143,9 @@ def test_a_month_that_is_over_is_dropped_as_a_whole_unless_it_is_in_use(world: W
         )
     with world.engine.begin() as connection:
         run(connection, "SELECT FROM sync.event_history_2020_01")
-        assert forget(world.engine, SETTINGS)["history_partitions"] == 0
-    assert forget(world.engine, SETTINGS)["history_partitions"] == 1
-    assert forget(world.engine, SETTINGS)["history_partitions"] == 0
+        assert delete_expired(world.engine, SETTINGS)["history_partitions"] == 0
+    assert delete_expired(world.engine, SETTINGS)["history_partitions"] == 1
+    assert delete_expired(world.engine, SETTINGS)["history_partitions"] == 0
 
 
 def test_runs_that_worked_off_changes_are_forgotten_and_what_fills_partitions_stays(synced: Dagster) -> None:
@@ -155,15 +155,15 @@ def test_runs_that_worked_off_changes_are_forgotten_and_what_fills_partitions_st
     assert dagster.run("validate").success
     assert dagster.checked() == {"SUCCEEDED": ["A", "B", "C"]}
     now = datetime.now(UTC)
-    assert forget_runs(dagster.instance, Retention(runs_days=30), now + timedelta(days=29)) == 0
-    assert forget_runs(dagster.instance, Retention(runs_days=None), now + timedelta(days=99)) == 0
-    assert forget_runs(dagster.instance, Retention(runs_days=30), now + timedelta(days=31)) == 1
+    assert delete_old_runs(dagster.instance, RetentionSettings(runs_days=30), now + timedelta(days=29)) == 0
+    assert delete_old_runs(dagster.instance, RetentionSettings(runs_days=None), now + timedelta(days=99)) == 0
+    assert delete_old_runs(dagster.instance, RetentionSettings(runs_days=30), now + timedelta(days=31)) == 1
     assert {run.job_name for run in dagster.instance.get_runs()} == {"full_sync_item", "validate"}
     assert dagster.checked() == {"SUCCEEDED": ["A", "B", "C"]}
     going_on = dagster.instance.create_run_for_job(
         dagster.defs.resolve_job_def("incremental_sync"), status=dg.DagsterRunStatus.STARTED
     )
-    assert forget_runs(dagster.instance, Retention(runs_days=30), now + timedelta(days=31)) == 0
+    assert delete_old_runs(dagster.instance, RetentionSettings(runs_days=30), now + timedelta(days=31)) == 0
     assert dagster.instance.get_run_by_id(going_on.run_id) is not None
 
 
@@ -171,9 +171,9 @@ def test_of_the_evaluations_of_open_alerts_the_newest_is_kept(synced: Dagster) -
     """It holds what the check shows, however long nothing has changed since."""
     ids = [synced.run("report_alerts").run_id for _ in range(3)]
     later = datetime.now(UTC) + timedelta(days=31)
-    assert forget_runs(synced.instance, Retention(runs_days=30), later) == 2
+    assert delete_old_runs(synced.instance, RetentionSettings(runs_days=30), later) == 2
     assert [run.run_id for run in synced.instance.get_runs(dg.RunsFilter(job_name="report_alerts"))] == ids[-1:]
-    assert forget_runs(synced.instance, Retention(runs_days=30), later) == 0
+    assert delete_old_runs(synced.instance, RetentionSettings(runs_days=30), later) == 0
 
 
 def test_runs_of_another_project_with_the_same_job_names_stay(synced: Dagster) -> None:
@@ -182,6 +182,6 @@ def test_runs_of_another_project_with_the_same_job_names_stay(synced: Dagster) -
     other = synced.run("incremental_sync", tags={".dagster/repository": "__repository__@other"}).run_id
     ours = synced.run("incremental_sync", tags={".dagster/repository": "__repository__@sync"}).run_id
     origin: Any = SimpleNamespace(repository_origin=SimpleNamespace(get_label=lambda: "__repository__@sync"))
-    assert forget_runs(synced.instance, Retention(runs_days=30), later, origin) == 1
+    assert delete_old_runs(synced.instance, RetentionSettings(runs_days=30), later, origin) == 1
     assert synced.instance.get_run_by_id(ours) is None
     assert synced.instance.get_run_by_id(other) is not None

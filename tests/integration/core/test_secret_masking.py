@@ -21,8 +21,8 @@ from starlette.responses import JSONResponse, Response
 from world import World
 
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
-from sync_orchestrator.brokers.receivers import receivers
-from sync_orchestrator.composition import assemble
+from sync_orchestrator.brokers.receivers import build_receivers
+from sync_orchestrator.composition import build_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.environment import filled_in
 from sync_orchestrator.core.context import Context
@@ -32,7 +32,7 @@ from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure, InvalidEvent
-from sync_orchestrator.texts.masking import mask, mask_all, mask_log_records
+from sync_orchestrator.texts.masking import mask_all, mask_log_records, mask_secrets
 
 CANARY = "c4n4ry"
 PLACES = [
@@ -197,7 +197,9 @@ class EchoWorld(HttpWorld):
     """Sources and third party over HTTP."""
 
     def assemble_context(self) -> Context:
-        self.made = assemble(self.engine, self.config, build_sources(self.config), build_third_parties(self.config, {}))
+        self.made = build_context(
+            self.engine, self.config, build_sources(self.config), build_third_parties(self.config, {})
+        )
         return self.made
 
 
@@ -244,10 +246,10 @@ def test_no_secret_of_the_environment_is_stored_sent_or_shown(
         "GET ['shop', 'row']",
         "GET ['shop', 'rows']",
     }
-    send_due_outcomes(engine, receivers(world.config), world.config.alerts)
+    send_due_outcomes(engine, build_receivers(world.config), world.config.alerts)
     alerts.send_due_alerts(engine, world.config.alerts)
     with engine.begin() as connection:
-        shown += [str(records.show(connection, "item", key)) for key in ("k1", "k2")]
+        shown += [str(records.read_biography(connection, "item", key)) for key in ("k1", "k2")]
     for scope in ("events:shop", "admin"):
         shown += lookups(world, scope)
     assert world.query("SELECT FROM sync.alerts")
@@ -315,18 +317,18 @@ def test_short_values_and_unused_variables_are_no_secrets(monkeypatch: pytest.Mo
     monkeypatch.setenv("SHORT", "abc")
     monkeypatch.setenv("UNUSED", "unused-value")
     filled_in("${SHORT}")
-    assert mask("abc unused-value") == "abc unused-value"
+    assert mask_secrets("abc unused-value") == "abc unused-value"
 
 
 def test_a_variable_that_is_gone_masks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     use("path")
     monkeypatch.delenv("CANARY_PATH")
-    assert mask(canary("path")) == canary("path")
+    assert mask_secrets(canary("path")) == canary("path")
 
 
 def test_a_default_is_no_secret() -> None:
     assert filled_in("${NOT_SET_ANYWHERE:-visible}") == "visible"
-    assert mask("visible") == "visible"
+    assert mask_secrets("visible") == "visible"
 
 
 def test_texts_of_a_document_are_masked_and_its_names_are_not() -> None:

@@ -24,7 +24,7 @@ from sync_orchestrator.core.operations.events import discard_events
 from sync_orchestrator.core.validation import source_check
 from sync_orchestrator.core.validation.archive_comparison import ArchiveComparison, compare_with_archive
 from sync_orchestrator.core.validation.source_check import (
-    SourceCheck,
+    SourceCheckResult,
     check_sources,
     checks_by_itself,
     confirmation_pause_seconds,
@@ -44,11 +44,11 @@ def after_its_first_full_sync(world: World) -> World:
     return world
 
 
-def check(world: World, group: str = "A", **options: Any) -> SourceCheck:
+def check(world: World, group: str = "A", **options: Any) -> SourceCheckResult:
     return asyncio.run(check_sources(world.context, world.entity, group, **options))
 
 
-def found(result: SourceCheck) -> list[tuple[str, str, str]]:
+def found(result: SourceCheckResult) -> list[tuple[str, str, str]]:
     return [(lost.part, lost.key, lost.kind) for lost in result.lost]
 
 

@@ -45,13 +45,13 @@ def test_what_can_be_followed(value: Any, expected: str | None) -> None:
 
 
 def test_without_an_sdk_a_step_is_a_child_of_its_parent() -> None:
-    with tracing.following(None, "push"):
-        assert tracing.header() == {}
-    with tracing.following(PARENT, "push"):
-        child = tracing.header()["traceparent"]
+    with tracing.continue_trace(None, "push"):
+        assert tracing.get_trace_headers() == {}
+    with tracing.continue_trace(PARENT, "push"):
+        child = tracing.get_trace_headers()["traceparent"]
         assert (child[:36], child[52:], tracing.trace_of(child)) == (PARENT[:36], PARENT[52:], child)
         assert child != PARENT
-    assert tracing.header() == {}
+    assert tracing.get_trace_headers() == {}
 
 
 def test_a_step_is_a_span_of_opentelemetry_where_that_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,8 +59,8 @@ def test_a_step_is_a_span_of_opentelemetry_where_that_is_set_up(monkeypatch: pyt
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
     monkeypatch.setattr("opentelemetry.trace.get_tracer", provider.get_tracer)
-    with tracing.following(PARENT, "push item", key="k1"):
-        child = tracing.header()["traceparent"]
+    with tracing.continue_trace(PARENT, "push item", key="k1"):
+        child = tracing.get_trace_headers()["traceparent"]
     [span] = spans.get_finished_spans()
     assert span.context is not None
     assert span.parent is not None
@@ -79,8 +79,8 @@ def test_the_tracestate_of_a_sampler_goes_on_with_the_trace(monkeypatch: pytest.
 
     provider = TracerProvider(sampler=MarkingSampler())
     monkeypatch.setattr("opentelemetry.trace.get_tracer", provider.get_tracer)
-    with tracing.following(PARENT, "push item"):
-        assert tracing.header()["tracestate"] == "vendor=1"
+    with tracing.continue_trace(PARENT, "push item"):
+        assert tracing.get_trace_headers()["tracestate"] == "vendor=1"
 
 
 def test_the_module_imports_opentelemetry_only_when_it_traces() -> None:
@@ -96,7 +96,7 @@ def test_the_push_of_a_change_carries_its_trace(world: World, monkeypatch: pytes
     create = world.erp.create
 
     async def watched(item: Item) -> Any:
-        carried.append(tracing.header().get("traceparent", ""))
+        carried.append(tracing.get_trace_headers().get("traceparent", ""))
         return await create(item)
 
     monkeypatch.setattr(world.erp, "create", watched)

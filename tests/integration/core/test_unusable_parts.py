@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from world import World
 
-from sync_orchestrator.core.operations.records import refresh
+from sync_orchestrator.core.operations.records import refresh_record
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.values.storable import problem
+from sync_orchestrator.core.values.storable import find_storage_problem
 from sync_orchestrator.errors import CallFailed
 
 UNUSABLE = [{"name": "a\x00b"}, {"name": "\ud800"}, {"na\x00me": 1}, {"deep": [{"x": ["\udfff"]}]}]
@@ -23,12 +23,12 @@ def spoil(world: World, key: str, data: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("value", [*UNUSABLE, "\x00", float("nan")])
 def test_a_value_that_postgres_would_refuse(value: object) -> None:
-    assert problem(value) is not None
+    assert find_storage_problem(value) is not None
 
 
 @pytest.mark.parametrize("value", [{"name": "\\u0000"}, "\u0001 \u2028", {"a": [1.5, None, True, "é 😀"]}, "\\\\u0000"])
 def test_a_value_that_only_looks_like_it(world: World, value: object) -> None:
-    assert problem(value) is None
+    assert find_storage_problem(value) is None
     world.put_record("a", notify=False)
     spoil(world, "a", {"more": value})
     world.run_full_sync()
@@ -84,5 +84,5 @@ def test_a_person_who_rereads_one_is_told(world: World) -> None:
     world.run_drain()
     spoil(world, "a", {"name": "\x00"})
     with pytest.raises(CallFailed, match="NUL"):
-        asyncio.run(refresh(world.context, world.entity, "a"))
+        asyncio.run(refresh_record(world.context, world.entity, "a"))
     assert world.mirror_by_key()["a"]["name"] == "n"

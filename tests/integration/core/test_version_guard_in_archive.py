@@ -14,7 +14,7 @@ from sync_orchestrator.core.archive.archived_records import stamp_of
 from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.archive.read_sequence import next_read_sequence
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Action, Change, Rules, Stamp, Verdict
 
 
@@ -61,7 +61,7 @@ def some_changes(draw: st.DrawFn) -> Change:
         part,
         action,
         draw(st.integers(1, 4)),
-        digest([number, draw(st.integers(0, 1))]),
+        compute_digest([number, draw(st.integers(0, 1))]),
         read_sequence=number,
         seq=0 if number else 10 * draw(st.integers(1, 15)) + 1,
         epoch=draw(st.sampled_from([0, 0, 0, 1])),

@@ -59,14 +59,14 @@ def postmaster(folder: Path) -> psutil.Process:
 
 def test_starts_attaches_and_stops(folder: Path) -> None:
     """A second start attaches to the first; a stop ends it, and nothing is lost."""
-    assert embedded.running(folder) is None
+    assert embedded.find_running_url(folder) is None
     assert embedded.stop(folder) is False
     url = embedded.start(folder)
     assert url.startswith("postgresql+psycopg://")
-    assert embedded.start(folder) == url == embedded.running(folder)
+    assert embedded.start(folder) == url == embedded.find_running_url(folder)
     tell(url, "CREATE TABLE kept AS SELECT 7 AS n")
     assert embedded.stop(folder) is True
-    assert embedded.running(folder) is None
+    assert embedded.find_running_url(folder) is None
     assert ask(embedded.start(folder), "SELECT n FROM kept") == "7"
 
 
@@ -84,8 +84,8 @@ def test_several_processes_start_at_once(folder: Path) -> None:
     starters = [start_elsewhere(folder) for _ in range(3)]
     outputs = [starter.communicate(timeout=60) for starter in starters]
     assert [starter.returncode for starter in starters] == [0, 0, 0], outputs
-    assert {out.strip() for out, _ in outputs} == {embedded.running(folder)}
-    url = embedded.running(folder)
+    assert {out.strip() for out, _ in outputs} == {embedded.find_running_url(folder)}
+    url = embedded.find_running_url(folder)
     assert url is not None
     assert ask(url, "SHOW max_connections") == "200"
 
@@ -97,7 +97,7 @@ def test_threads_start_at_once(folder: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert urls == [embedded.running(folder)] * 3
+    assert urls == [embedded.find_running_url(folder)] * 3
 
 
 def test_comes_up_after_a_kill(folder: Path) -> None:
@@ -107,7 +107,7 @@ def test_comes_up_after_a_kill(folder: Path) -> None:
     killed = postmaster(folder)
     killed.kill()
     psutil.wait_procs([killed], timeout=10)
-    assert embedded.running(folder) is None
+    assert embedded.find_running_url(folder) is None
     assert embedded.stop(folder) is False
     assert ask(embedded.start(folder), "SELECT n FROM kept") == "7"
 
@@ -120,7 +120,7 @@ def test_a_pid_file_that_names_another_program(folder: Path) -> None:
     embedded.stop(folder)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         pid_file.write_text("\n".join([str(other.pid), *lines[1:]]))
-        assert embedded.running(folder) is None
+        assert embedded.find_running_url(folder) is None
         assert embedded.stop(folder) is False
         assert ask(embedded.start(folder), "SELECT 1") == "1"
         assert other.poll() is None
@@ -130,7 +130,7 @@ def test_a_pid_file_that_names_another_program(folder: Path) -> None:
 @pytest.mark.parametrize("content", ["", "nonsense\n", "1\n"])
 def test_a_broken_pid_file_is_no_server(tmp_path: Path, content: str) -> None:
     (tmp_path / "postmaster.pid").write_text(content)
-    assert embedded.running(tmp_path) is None
+    assert embedded.find_running_url(tmp_path) is None
     assert embedded.stop(tmp_path) is False
 
 

@@ -258,7 +258,7 @@ def test_a_socket_folder_that_another_user_made_is_refused(place: Path, kind: st
         with pytest.raises(ConfigError, match=f"{folder.name}.*remove") as caught:
             embedded.start(data)
         assert "\n" not in str(caught.value)
-        assert embedded.running(data) is None
+        assert embedded.find_running_url(data) is None
     finally:
         folder.rmdir() if folder.is_dir() and not folder.is_symlink() else folder.unlink()
 

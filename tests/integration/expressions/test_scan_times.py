@@ -22,25 +22,25 @@ from starlette.requests import Request as Incoming
 from starlette.responses import Response
 
 import sync_orchestrator
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.link_header import next_link
-from sync_orchestrator.adapters.http.responses import Answer, classed, shown
-from sync_orchestrator.adapters.http.retry_after import pause_after, wait_asked
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Request
-from sync_orchestrator.config.http_access import Throttle
-from sync_orchestrator.config.targets import Codec
+from sync_orchestrator.adapters.http.responses import Answer, classify_by_status, sanitize_text
+from sync_orchestrator.adapters.http.retry_after import pause_after, requested_wait_seconds
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import RequestSettings
+from sync_orchestrator.config.http_access import ThrottleSettings
+from sync_orchestrator.config.targets import CodecSettings
 from sync_orchestrator.core.failure_causes import cause_of_error
 from sync_orchestrator.core.values.identity import other_key
 from sync_orchestrator.core.values.names import canonical_name
-from sync_orchestrator.core.values.normalization import normalizers
+from sync_orchestrator.core.values.normalization import build_normalizers
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions.functions import FUNCTIONS
-from sync_orchestrator.expressions.selectors import ExpressionFailed, compiled
+from sync_orchestrator.expressions.selectors import ExpressionFailed, compile_selector
 from sync_orchestrator.expressions.times import ValueFailed
 from sync_orchestrator.texts.html_pages import is_html_page, text_of
-from sync_orchestrator.texts.masking import mask
-from sync_orchestrator.texts.unicode_forms import normalized
+from sync_orchestrator.texts.masking import mask_secrets
+from sync_orchestrator.texts.unicode_forms import normalize_text
 
 TIME_LIMIT_SECONDS = 2.0
 """Far more than a scan takes, far less than an explosion."""
@@ -213,17 +213,17 @@ def test_what_a_third_party_sends_is_understood_at_once(pumped: str) -> None:
     def understand() -> None:
         for content in (page, f"<!doctype html>{page}", f'{{"error": "{page}"}}'):
             answer = Answer(500, {"content-type": "text/plain"}, content.encode())
-            failure = classed(answer, write=True)
+            failure = classify_by_status(answer, write=True)
             assert failure is not None
             cause_of_error(failure.detail, "k1")
         for header in ("retry-after", "ratelimit", "x-ratelimit-remaining", "ratelimit-reset", "date", "link"):
             answer = Answer(429, {header: ascii_line, "x-ratelimit-limit": "1"}, b"")
-            wait_asked(answer, Throttle())
-            pause_after(answer, Throttle())
+            requested_wait_seconds(answer, ThrottleSettings())
+            pause_after(answer, ThrottleSettings())
         next_link(ascii_line)
         cause_of_error(str(CallFailed(Failure.PERMANENT, page)))
         with suppress(ExpressionFailed):
-            compiled("to_number(@)").search(line)
+            compile_selector("to_number(@)").search(line)
 
     assert timed(understand) < TIME_LIMIT_SECONDS
 
@@ -270,11 +270,11 @@ def test_accents_of_others_are_composed_at_once_and_as_python_does(text: str) ->
     begun = text[:2000]
     forms: tuple[Literal["NFC", "NFD", "NFKC", "NFKD"], ...] = ("NFC", "NFD", "NFKC", "NFKD")
     for form in forms:
-        assert timed(lambda form=form: normalized(form, text)) < TIME_LIMIT_SECONDS
-        assert normalized(form, begun) == unicodedata.normalize(form, begun)
+        assert timed(lambda form=form: normalize_text(form, text)) < TIME_LIMIT_SECONDS
+        assert normalize_text(form, begun) == unicodedata.normalize(form, begun)
     assert timed(lambda: canonical_name(text)) < TIME_LIMIT_SECONDS
     assert timed(lambda: other_key("k", text)) < TIME_LIMIT_SECONDS
-    steps = normalizers({"f": Codec.model_validate({"normalize": ["nfc", "html_unescape"]})})["f"]
+    steps = build_normalizers({"f": CodecSettings.model_validate({"normalize": ["nfc", "html_unescape"]})})["f"]
     assert timed(lambda: steps(text)) < TIME_LIMIT_SECONDS
 
 
@@ -291,7 +291,7 @@ def test_accents_of_others_are_composed_at_once_and_as_python_does(text: str) ->
     ],
 )
 def test_a_numbered_sign_of_any_length_is_one_sign(text: str, meant: str) -> None:
-    steps = normalizers({"f": Codec.model_validate({"normalize": ["html_unescape"]})})["f"]
+    steps = build_normalizers({"f": CodecSettings.model_validate({"normalize": ["html_unescape"]})})["f"]
     assert steps(text) == FUNCTIONS["html_unescape"].call(text) == meant
 
 
@@ -310,7 +310,7 @@ def test_a_numbered_sign_of_any_length_is_one_sign(text: str, meant: str) -> Non
     ],
 )
 def test_a_page_is_shown_at_once(page: str) -> None:
-    assert timed(lambda: shown(page)) < TIME_LIMIT_SECONDS
+    assert timed(lambda: sanitize_text(page)) < TIME_LIMIT_SECONDS
     assert timed(lambda: text_of(page)) < TIME_LIMIT_SECONDS
 
 
@@ -319,10 +319,10 @@ async def test_an_error_page_does_not_hold_up_other_calls(server: Server) -> Non
         return Response("<!-- -->" * 26 + "x", 500, media_type="text/html")
 
     server.handler = handler
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
+    client = HttpClient(HttpSettings(base_url=server.url, timeout=5))
     with pytest.raises(CallFailed, match="answer 500"):
         async with asyncio.timeout(TIME_LIMIT_SECONDS):
-            await client.send(Request(path="/"), {}, write=True)
+            await client.send(RequestSettings(path="/"), {}, write=True)
     await client.close()
 
 
@@ -343,7 +343,7 @@ async def test_an_error_page_does_not_hold_up_other_calls(server: Server) -> Non
     ],
 )
 def test_the_text_of_a_page(page: str, text: str) -> None:
-    assert shown(page) == text
+    assert sanitize_text(page) == text
 
 
 def test_a_page_is_one_whatever_the_case() -> None:
@@ -353,7 +353,7 @@ def test_a_page_is_one_whatever_the_case() -> None:
 
 def test_texts_are_cut_before_they_are_looked_at() -> None:
     long = "x" * 30_000_000
-    assert timed(lambda: shown(long, ("secret",) * 100)) < TIME_LIMIT_SECONDS
+    assert timed(lambda: sanitize_text(long, ("secret",) * 100)) < TIME_LIMIT_SECONDS
     assert len(str(CallFailed(Failure.PERMANENT, long))) == 2000
 
 
@@ -362,14 +362,14 @@ def test_texts_are_cut_before_they_are_looked_at() -> None:
 )
 def test_a_secret_of_odd_signs_is_looked_for_at_once(secret: str) -> None:
     for pumped in ("%25", "%2525", "&amp;", "&amp;amp;", "\\", "\\'", "'", "/", "\\/", "%5c", "ä", "Ã¤", secret):
-        assert timed(lambda text=pumped * 5000: mask(text + "x", (secret,))) < TIME_LIMIT_SECONDS
+        assert timed(lambda text=pumped * 5000: mask_secrets(text + "x", (secret,))) < TIME_LIMIT_SECONDS
 
 
 def test_a_secret_at_the_cut_is_masked_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     from sync_orchestrator.config.environment import FromEnvironment
 
     monkeypatch.setenv("CUT_SECRET", "0123456789abcdef")
-    FromEnvironment.of("${CUT_SECRET}")
+    FromEnvironment.from_text("${CUT_SECRET}")
     for before in range(1980, 2001):
         assert "0123" not in str(CallFailed(Failure.PERMANENT, "." * before + "0123456789abcdef"))
-    assert mask("0123456789abcdef") == "***"
+    assert mask_secrets("0123456789abcdef") == "***"

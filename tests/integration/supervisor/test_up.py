@@ -24,11 +24,11 @@ from fakes import two_part_config
 from ports import free_ports
 from sqlalchemy.engine import make_url
 
-from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.db.session import open_engine, run
 from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.supervisor import process_tree
-from sync_orchestrator.supervisor.process_tree import MARK, ProgramEnded, Tree, members
+from sync_orchestrator.supervisor.process_tree import MARK, ProgramEnded, Tree, find_tree_processes
 from sync_orchestrator.supervisor.system import start_all
 
 PATIENCE = 60.0
@@ -67,16 +67,16 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
 
 
 def python(tree: Tree, text: str) -> process_tree.Program:
-    return tree.start("program", [sys.executable, "-c", text])
+    return tree.start_program("program", [sys.executable, "-c", text])
 
 
 def test_stop_finds_orphans_and_the_persistent(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_tree, "_END_SECONDS", 0.5)
     program = python(tree, PERSISTENT)
     eventually(lambda: "ready" in program.log.read_text(), "the program")
-    eventually(lambda: len(members(tree.mark)) == 2, "the orphan")
+    eventually(lambda: len(find_tree_processes(tree.mark)) == 2, "the orphan")
     tree.stop()
-    assert members(tree.mark) == []
+    assert find_tree_processes(tree.mark) == []
     assert program.process.returncode == -signal.SIGKILL
     tree.stop()
 
@@ -85,7 +85,7 @@ def test_a_program_that_ends_is_told_of_with_the_end_of_its_log(tree: Tree) -> N
     program = python(tree, "print('\\n'.join(map(str, range(100)))); raise SystemExit(3)")
     program.process.wait()
     with pytest.raises(ProgramEnded, match=r"program has ended with status 3(?s:.)*\n98\n99$") as caught:
-        tree.check()
+        tree.check_programs()
     assert "\n84\n" not in str(caught.value)
 
 
@@ -176,7 +176,7 @@ class Up:
     def all_processes(self) -> list[psutil.Process]:
         """Everything that it has started, the database too."""
         database = psutil.Process(int((self.home / "postgres" / "postmaster.pid").read_text().split()[0]))
-        return [self.process_info(), *members(self.mark()), self.programs()["process_tree"], database]
+        return [self.process_info(), *find_tree_processes(self.mark()), self.programs()["process_tree"], database]
 
     def process_info(self) -> psutil.Process:
         return psutil.Process(self.process.pid)
@@ -186,7 +186,9 @@ class Up:
 
     def drain_worker(self) -> bool:
         """Whether a drain's run is under way, which lingers in a process of its own."""
-        return any("multiprocessing.spawn" in " ".join(process.cmdline()) for process in members(self.mark()))
+        return any(
+            "multiprocessing.spawn" in " ".join(process.cmdline()) for process in find_tree_processes(self.mark())
+        )
 
     def key(self) -> str:
         """A key to its API service, as a person makes it."""
@@ -299,7 +301,7 @@ def test_everything_answers_and_sigterm_ends_all_of_it(
     eventually(up.drain_worker, "a drain")
     assert open_to_others(up.home) == []
     assert sockets_open_to_others(up) == []
-    password = make_url(embedded.running(up.home / "postgres") or "").password
+    password = make_url(embedded.find_running_url(up.home / "postgres") or "").password
     assert password
     assert not any(password in word for process in up.all_processes() for word in process.cmdline())
     assert password not in up.said()
@@ -314,11 +316,11 @@ def test_everything_answers_and_sigterm_ends_all_of_it(
     mark, guard = up.mark(), up.programs()["process_tree"]
     up.process.terminate()
     assert up.process.wait(PATIENCE) == 0, up.said()
-    assert members(mark) == []
+    assert find_tree_processes(mark) == []
     assert consumer_log.read_text().endswith("orders: ended; what was recorded is acknowledged\n")
     assert worker_log.read_text().endswith("ended; all rounds were over\n")
     assert not guard.is_running()
-    assert embedded.running(up.home / "postgres") is None
+    assert embedded.find_running_url(up.home / "postgres") is None
     assert not (up.home / "up.pid").exists()
 
 
@@ -331,9 +333,9 @@ def test_sigint_while_it_starts_ends_it_but_not_a_database_that_is_not_its_own(
     mark = up.mark()
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(PATIENCE) == 0, up.said()
-    assert members(mark) == []
+    assert find_tree_processes(mark) == []
     assert not (up.home / "postgres").exists()
-    engine = connect(database_url)
+    engine = open_engine(database_url)
     with engine.begin() as connection:
         assert run(connection, "SELECT count(*) FROM public.runs")[0][0] == 0  # Dagster's tables are in it as well
     engine.dispose()
@@ -359,7 +361,7 @@ def test_a_drain_under_way_ends_in_order(start_up: Callable[..., Up], database_u
             "data": {"key": "a", "store": "A"},
         }
     )
-    engine = connect(database_url)
+    engine = open_engine(database_url)
 
     def drains() -> bool:
         with engine.begin() as connection:
@@ -378,12 +380,12 @@ def test_sigkill_of_the_supervisor_leaves_nothing_either(start_up: Callable[...,
     up = start_up()
     up.wait_for("api ready")
     mark, guard = up.mark(), up.programs()["process_tree"]
-    assert len(members(mark)) >= 3
+    assert len(find_tree_processes(mark)) >= 3
     up.process.kill()
     up.process.wait()
     eventually(lambda: not guard.is_running(), "the guard's end")
-    assert members(mark) == []
-    assert embedded.running(up.home / "postgres") is None
+    assert find_tree_processes(mark) == []
+    assert embedded.find_running_url(up.home / "postgres") is None
 
 
 def test_a_program_that_dies_ends_the_rest_and_is_named(start_up: Callable[..., Up], database_url: str) -> None:
@@ -393,7 +395,7 @@ def test_a_program_that_dies_ends_the_rest_and_is_named(start_up: Callable[..., 
     up.programs()["sync_orchestrator api"].kill()
     assert up.process.wait(PATIENCE) == 1
     assert "api has ended with status -9; its log" in up.said()
-    assert members(mark) == []
+    assert find_tree_processes(mark) == []
 
 
 def test_a_program_that_cannot_start_is_named(start_up: Callable[..., Up], database_url: str, tmp_path: Path) -> None:

@@ -642,7 +642,7 @@ def test_an_allowed_host_that_is_none_is_refused_with_a_hint(entry: str) -> None
     for section in ("ui", "api"):
         text = yaml.safe_dump({**document, section: {"allowed_hosts": [entry]}})
         with pytest.raises(ConfigError, match=rf"{section}\.allowed_hosts.*write a host name or an address"):
-            configuration.read(text, "sync.yaml")
+            configuration.parse_config(text, "sync.yaml")
 
 
 def test_allowed_hosts_are_brought_to_one_spelling() -> None:

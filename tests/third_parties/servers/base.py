@@ -63,7 +63,7 @@ class ThirdPartyServer(ABC):
 
     def start(self) -> None:
         """Starts it, also again after its end, and returns when it responds."""
-        self._tree.start(
+        self._tree.start_program(
             self.name,
             ["sh", "-c", 'cd "$0" && exec "$@"', str(self.folder), *self._command()],
             self.url + self._ready_path(),

@@ -20,7 +20,7 @@ from kombu import transport
 
 from sync_orchestrator import composition
 from sync_orchestrator.brokers.messages import Message, events_of
-from sync_orchestrator.config import Consumer
+from sync_orchestrator.config import ConsumerSettings
 from sync_orchestrator.config.brokers import BROKERS
 from sync_orchestrator.core.ledger.recording import ChangeEvent
 from sync_orchestrator.errors import ConfigError, InvalidEvent
@@ -29,7 +29,7 @@ STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-bat
 
 
 def meaning(message: Message, **consumer: Any) -> list[ChangeEvent]:
-    settings = Consumer(url="amqp://b", queue="q", **consumer)
+    settings = ConsumerSettings(url="amqp://b", queue="q", **consumer)
     return events_of(message, settings, two_part_config())
 
 
@@ -67,7 +67,7 @@ def test_a_time_of_amqp_is_utc() -> None:
     config = two_part_config(entity={"parts": {"shop": own, "stock": own}})
     headers = {f"cloudEvents:{name}": value for name, value in ATTRIBUTES.items() if name != "version"}
     at = datetime(2026, 11, 23, 12, tzinfo=UTC)
-    settings = Consumer(url="amqp://b", queue="q")
+    settings = ConsumerSettings(url="amqp://b", queue="q")
     found = [
         events_of(Message(b"", None, {**headers, "cloudEvents:time": time}), settings, config)[0].version
         for time in (at, at.replace(tzinfo=None))

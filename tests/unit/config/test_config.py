@@ -126,7 +126,7 @@ DEMO = ROOT / "demo" / "sync.yaml"
 @pytest.mark.parametrize(("written", "read"), [("off", "off"), ('"off"', "off"), ("auto", "auto")])
 def test_off_is_a_word_and_no_truth_value(written: str, read: str) -> None:
     text = DEMO.read_text().replace("repair: auto", f"repair: {written}")
-    assert loading.read(text, "sync.yaml").entities["stone"].validation.repair == read
+    assert loading.parse_config(text, "sync.yaml").entities["stone"].validation.repair == read
 
 
 # Secrets of webhooks, in and out --------------------------------------------------------------------------------------

@@ -215,11 +215,11 @@ def test_a_secret_that_looks_like_a_template_is_none(
     config = loaded(document)
     erp = config.third_parties["erp"]
     assert erp.headers == {"X-Key": SECRET}
-    assert templates.value(erp.auth.request.body, {}) == {"password": SECRET}  # type: ignore[union-attr]
+    assert templates.render_value(erp.auth.request.body, {}) == {"password": SECRET}  # type: ignore[union-attr]
     read = config.entities["item"].parts["shop"].read
     assert read is not None
-    assert templates.text(read.params["token"], {}) == f"Bearer {SECRET}"
-    assert templates.text(read.params["other"], {}) == "plain"
+    assert templates.render_text(read.params["token"], {}) == f"Bearer {SECRET}"
+    assert templates.render_text(read.params["other"], {}) == "plain"
     assert "cret" not in repr(config)
 
 
@@ -231,17 +231,17 @@ def test_a_path_can_begin_in_the_environment(
     document["entities"]["item"]["parts"]["shop"]["read"] = {"path": "${PREFIX}/{{ key }}"}
     read = loaded(document).entities["item"].parts["shop"].read
     assert read is not None
-    assert templates.path(read.path, {"key": "a b"}) == "/v2/api/a%20b"
+    assert templates.render_path(read.path, {"key": "a b"}) == "/v2/api/a%20b"
 
 
 def test_a_template_that_fails_names_its_variables_not_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY", SECRET)
     with pytest.raises(templates.TemplateFailed) as caught:
-        templates.text("{{ 'CANARY' | environment }}{{ nothing }}", {})
+        templates.render_text("{{ 'CANARY' | environment }}{{ nothing }}", {})
     assert "cret" not in str(caught.value)
     monkeypatch.delenv("CANARY")
     with pytest.raises(templates.TemplateFailed, match="the environment has no CANARY"):
-        templates.text("{{ 'CANARY' | environment }}", {})
+        templates.render_text("{{ 'CANARY' | environment }}", {})
 
 
 @pytest.mark.parametrize(

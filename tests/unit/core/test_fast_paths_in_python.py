@@ -15,15 +15,15 @@ from plain_documents import DOCUMENTS, TEXTS
 
 from sync_orchestrator.adapters.http.responses import Answer, strict_json
 from sync_orchestrator.adapters.rest.codecs import Codecs
-from sync_orchestrator.core.values.mapping import canonical, digest
+from sync_orchestrator.core.values.mapping import compute_digest, to_canonical_json
 from sync_orchestrator.expressions import templates
-from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.selectors import compile_selector
 
 
 @given(expression=st.sampled_from(["a", "a.b", "a.b.c", "b.a", "null", "length", "a.null"]), document=DOCUMENTS)
 def test_a_plain_path_finds_what_jmespath_finds(expression: str, document: Any) -> None:
-    assert compiled(expression).search(document) == jmespath.search(expression, document)
-    assert compiled(expression).expression == expression
+    assert compile_selector(expression).search(document) == jmespath.search(expression, document)
+    assert compile_selector(expression).expression == expression
 
 
 @given(
@@ -34,7 +34,7 @@ def test_a_template_that_only_puts_values_in_says_what_jinja_says(template: str,
     """A filter that changes nothing makes Jinja do it."""
     longer = re.sub(r"a *}}", "a | default(a) }}", template)
     assert longer != template
-    for fill in (templates.text, templates.path, templates.value):
+    for fill in (templates.render_text, templates.render_path, templates.render_value):
         assert said(fill, template, value) == said(fill, longer, value)
 
 
@@ -66,7 +66,7 @@ def test_what_is_no_json_is_none(content: bytes) -> None:
 @given(record=st.dictionaries(st.sampled_from("abcx"), DOCUMENTS, max_size=4))
 def test_plain_fields_are_decoded_as_force_index_scans(record: dict[str, Any]) -> None:
     codecs = Codecs({}, ("a", "b", "c"))
-    assert codecs.decode(record) == {name: codecs.decoded(record, name) for name in "abc"}
+    assert codecs.decode(record) == {name: codecs.decode_field(record, name) for name in "abc"}
 
 
 def said(fill: Any, template: str, value: Any) -> Any:
@@ -78,9 +78,9 @@ def said(fill: Any, template: str, value: Any) -> Any:
 
 @given(document=DOCUMENTS)
 def test_equal_documents_have_equal_digests_and_others_have_not(document: Any) -> None:
-    assert digest(document) == digest(jumbled(document))
-    assert digest([document]) != digest([document, None])
-    assert (canonical(document) == canonical(0)) == (digest(document) == digest(0))
+    assert compute_digest(document) == compute_digest(jumbled(document))
+    assert compute_digest([document]) != compute_digest([document, None])
+    assert (to_canonical_json(document) == to_canonical_json(0)) == (compute_digest(document) == compute_digest(0))
 
 
 def jumbled(document: Any) -> Any:

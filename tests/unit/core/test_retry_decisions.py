@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync_orchestrator.config import Retry
+from sync_orchestrator.config import RetrySettings
 from sync_orchestrator.core.retry import Decision, after_failure
 from sync_orchestrator.errors import Failure
 
 TRANSIENT, THROTTLED, AUTH, PERMANENT = Failure.TRANSIENT, Failure.THROTTLED, Failure.AUTH, Failure.PERMANENT
-DEFAULT = Retry(jitter=0)
+DEFAULT = RetrySettings(jitter=0)
 
 POLICIES = st.builds(
-    Retry,
+    RetrySettings,
     retries=st.integers(0, 100),
     first_wait=st.floats(0.001, 7200),
     factor=st.floats(1, 50),
@@ -95,33 +95,33 @@ def test_what_the_other_side_asks_for_lengthens_a_wait_and_never_shortens_it(
     ],
 )
 def test_jitter_lengthens_a_wait_by_at_most_its_share(jitter: float, draw: float, wait: float) -> None:
-    decision = after_failure(Retry(jitter=jitter), 1, TRANSIENT, draw=draw)
+    decision = after_failure(RetrySettings(jitter=jitter), 1, TRANSIENT, draw=draw)
     assert decision.attempts == 2
     assert decision.wait == pytest.approx(wait)
 
 
 def test_jitter_is_not_added_to_what_the_other_side_asks_for() -> None:
-    assert after_failure(Retry(jitter=1), 0, TRANSIENT, retry_after=30, draw=1.0).wait == 30
+    assert after_failure(RetrySettings(jitter=1), 0, TRANSIENT, retry_after=30, draw=1.0).wait == 30
 
 
 @pytest.mark.parametrize(
     ("policy", "waits"),
     [
-        (Retry(jitter=0, retries=0), [None]),
-        (Retry(jitter=0, retries=1, first_wait=0.5), [0.5, None]),
-        (Retry(jitter=0, retries=3, factor=1), [10, 10, 10, None]),
-        (Retry(jitter=0, retries=3, factor=3), [10, 30, 90, None]),
-        (Retry(jitter=0, retries=5, max_wait=60), [10, 20, 40, 60, 60, None]),
-        (Retry(jitter=0, retries=2, first_wait=90, max_wait=60), [60, 60, None]),
+        (RetrySettings(jitter=0, retries=0), [None]),
+        (RetrySettings(jitter=0, retries=1, first_wait=0.5), [0.5, None]),
+        (RetrySettings(jitter=0, retries=3, factor=1), [10, 10, 10, None]),
+        (RetrySettings(jitter=0, retries=3, factor=3), [10, 30, 90, None]),
+        (RetrySettings(jitter=0, retries=5, max_wait=60), [10, 20, 40, 60, 60, None]),
+        (RetrySettings(jitter=0, retries=2, first_wait=90, max_wait=60), [60, 60, None]),
     ],
 )
-def test_other_policies_have_their_own_waits(policy: Retry, waits: list[float | None]) -> None:
+def test_other_policies_have_their_own_waits(policy: RetrySettings, waits: list[float | None]) -> None:
     assert [after_failure(policy, spent, TRANSIENT).wait for spent in range(len(waits))] == waits
 
 
 @the_same_every_time
 @given(policy=POLICIES, failure=COUNTED, draw=DRAWS)
-def test_waits_never_shrink_from_one_attempt_to_the_next(policy: Retry, failure: Failure, draw: float) -> None:
+def test_waits_never_shrink_from_one_attempt_to_the_next(policy: RetrySettings, failure: Failure, draw: float) -> None:
     waits = [after_failure(policy, spent, failure, draw=draw).wait for spent in range(policy.retries)]
     known = [wait for wait in waits if wait is not None]
     assert len(known) == policy.retries
@@ -131,7 +131,7 @@ def test_waits_never_shrink_from_one_attempt_to_the_next(policy: Retry, failure:
 @the_same_every_time
 @given(policy=POLICIES, spent=st.integers(0, 120), failure=COUNTED, draw=DRAWS, asked=st.none() | st.floats(0, 1e6))
 def test_waits_and_attempts_are_bounded(
-    policy: Retry, spent: int, failure: Failure, draw: float, asked: float | None
+    policy: RetrySettings, spent: int, failure: Failure, draw: float, asked: float | None
 ) -> None:
     decision = after_failure(policy, spent, failure, retry_after=asked, draw=draw)
     assert decision.attempts == spent + 1
@@ -143,11 +143,11 @@ def test_waits_and_attempts_are_bounded(
 
 @the_same_every_time
 @given(policy=POLICIES, spent=st.integers(0, 120), draw=DRAWS, asked=st.none() | st.floats(0, 1e6))
-def test_what_is_not_tried_is_never_dead(policy: Retry, spent: int, draw: float, asked: float | None) -> None:
+def test_what_is_not_tried_is_never_dead(policy: RetrySettings, spent: int, draw: float, asked: float | None) -> None:
     decision = after_failure(policy, spent, THROTTLED, retry_after=asked, draw=draw)
     assert decision == Decision(spent, max(asked or 0.0, policy.first_wait))
 
 
 def test_a_steep_policy_is_capped_too() -> None:
-    policy = Retry(retries=100, factor=10_000, jitter=0)
+    policy = RetrySettings(retries=100, factor=10_000, jitter=0)
     assert after_failure(policy, 99, TRANSIENT).wait == policy.max_wait

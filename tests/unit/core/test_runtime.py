@@ -148,7 +148,7 @@ def test_a_call_that_waits_for_its_turn_is_not_begun(context: Context) -> None:
 
     async def call() -> None:
         try:
-            with ending.refuses():
+            with ending.refuse_when_requested():
                 interrupt()
                 await forever()
         except CallFailed as failure:
@@ -167,14 +167,14 @@ def test_a_call_that_has_its_turn_after_the_request_is_not_begun(context: Contex
     async def call(free: asyncio.Event) -> None:
         await free.wait()
         try:
-            with ending.refuses():
+            with ending.refuse_when_requested():
                 begun.append("here")
         except CallFailed as failure:
             failures.append(failure.detail)
         await asyncio.to_thread(asyncio.run, elsewhere())
 
     async def elsewhere() -> None:
-        with ending.refuses():
+        with ending.refuse_when_requested():
             begun.append("in another event loop")
 
     async def work() -> None:

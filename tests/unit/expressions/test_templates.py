@@ -14,11 +14,11 @@ from starlette.responses import JSONResponse, Response
 from template_calls import VALUES, Seen, odata_decoded, texts
 from template_calls import call as call
 
-from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.adapters.rest.paging import get_count, pages
+from sync_orchestrator.adapters.http.client import HttpClient
+from sync_orchestrator.adapters.rest.paging import get_count, list_pages
 from sync_orchestrator.adapters.rest.references import References
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config.calls import Count, Listing, Reference, Write
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config.calls import CountCallSettings, ListCallSettings, ReferenceSettings, WriteCallSettings
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions import templates
 from sync_orchestrator.expressions.templates import TemplateFailed
@@ -64,12 +64,14 @@ def test_a_blank_in_the_pages_of_a_listing_and_in_a_count_is_percent_encoded(cal
         return JSONResponse({"n": 0, "items": []})
 
     async def read() -> None:
-        listing = Listing(
+        listing = ListCallSettings(
             path="/x", params={"store": "{{ group }}", "after": "{{ after }}"}, items="items", paging="after"
         )
-        assert [page async for page in pages(call.http, listing, {"group": "A B"}, key_of=str, after="k 1")] == []
+        assert [page async for page in list_pages(call.http, listing, {"group": "A B"}, key_of=str, after="k 1")] == []
         assert (
-            await get_count(call.http, Count(path="/n", params={"store": "{{ group }}"}, number="n"), {"group": "A B"})
+            await get_count(
+                call.http, CountCallSettings(path="/n", params={"store": "{{ group }}"}, number="n"), {"group": "A B"}
+            )
             == 0
         )
 
@@ -89,18 +91,18 @@ def test_a_form_is_encoded_as_forms_are(call: Seen) -> None:
 
 def test_an_object_goes_with_more_fields_where_they_are_not_null() -> None:
     values = {"payload": {"name": "n", "old": 1}, "revision": 7, "none": None}
-    filled = templates.value("{{ payload | plus(_rev=revision, old=2, gone=none) }}", values)
+    filled = templates.render_value("{{ payload | plus(_rev=revision, old=2, gone=none) }}", values)
     assert (filled, values["payload"]) == ({"name": "n", "old": 2, "_rev": 7}, {"name": "n", "old": 1})
 
 
 def test_a_uuid_is_the_same_for_the_same_text_and_another_for_another() -> None:
-    made = [templates.text("{{ key | uuid }}", {"key": key}) for key in ("a/b", "a/b", "a/c")]
+    made = [templates.render_text("{{ key | uuid }}", {"key": key}) for key in ("a/b", "a/b", "a/c")]
     assert made[0] == made[1] == "91410e86-9161-5317-9576-be5c7660f085" != made[2]
 
 
 @given(payload=json_values)
 def test_a_value_is_never_a_template_and_goes_into_a_body_unchanged(payload: Any) -> None:
-    filled = templates.value({"data": "{{ payload }}", "text": "{{ payload | tojson }}"}, {"payload": payload})
+    filled = templates.render_value({"data": "{{ payload }}", "text": "{{ payload | tojson }}"}, {"payload": payload})
     assert json.dumps(filled["data"]) == json.dumps(payload)
     assert json.dumps(json.loads(filled["text"])) == json.dumps(payload)
 
@@ -108,7 +110,7 @@ def test_a_value_is_never_a_template_and_goes_into_a_body_unchanged(payload: Any
 @pytest.mark.parametrize("name", ["range", "dict", "lipsum", "cycler", "joiner", "namespace", "self", "config", "os"])
 def test_sandbox_knows_no_names_but_those_of_the_call(name: str) -> None:
     with pytest.raises(TemplateFailed):
-        templates.value(f"{{{{ {name} }}}}", VALUES)
+        templates.render_value(f"{{{{ {name} }}}}", VALUES)
 
 
 @pytest.mark.parametrize("key", ["a/b", "a%2Fb", "a%2fb", "a+b", "(x='y')", "a;b,c", "%27%3B"])
@@ -262,16 +264,16 @@ def test_business_group_in_a_looked_up_reference_id(call: Seen) -> None:
         return JSONResponse({"items": [{"id": 17}]})
 
     call.server.handler = stores
-    store = Reference(path="/stores", params={"code": "{{ group }}"}, record="items[0].id")
-    found = call.runner.run(References(call.http, {"store": store}).resolve(values, {"store"}))
+    store = ReferenceSettings(path="/stores", params={"code": "{{ group }}"}, record="items[0].id")
+    found = call.runner.run(References(call.http, {"store": store}).resolve_references(values, {"store"}))
     seen = call({**values, **found}, path="/stores/{{ store }}/items", body={"store_id": "{{ store }}"})
     assert looked_up == [{"code": "A/B"}]
     assert (seen.raw_path, json.loads(seen.body)) == ("/stores/17/items", {"store_id": 17})
 
 
 async def test_a_call_that_cannot_be_filled_in_is_not_sent(server: Server) -> None:
-    http = Http(HttpSettings(base_url=server.url))
-    failure = await failure_of(http.send(Write(path="/x/{{ key }}"), {"id": 1}, write=True))
+    http = HttpClient(HttpSettings(base_url=server.url))
+    failure = await failure_of(http.send(WriteCallSettings(path="/x/{{ key }}"), {"id": 1}, write=True))
     await http.close()
     assert (failure.kind, failure.unknown) == (Failure.PERMANENT, False)
     assert failure.detail == "'key' is undefined (in '/x/{{ key }}')"

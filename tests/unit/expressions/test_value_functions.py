@@ -24,15 +24,15 @@ from value_examples import EXAMPLES, Odd, config_with, in_milliseconds, rows_of
 
 from sync_orchestrator.adapters.rest.codecs import Codecs
 from sync_orchestrator.config.constants import uncompared_constants
-from sync_orchestrator.config.targets import Codec
+from sync_orchestrator.config.targets import CodecSettings
 from sync_orchestrator.config.types import Expression, Template
-from sync_orchestrator.conformance import conformance
+from sync_orchestrator.conformance import run_conformance
 from sync_orchestrator.core.archive.absent_fields import mapped_fields
-from sync_orchestrator.core.values.mapping import Mapping, digest
+from sync_orchestrator.core.values.mapping import Mapping, compute_digest
 from sync_orchestrator.errors import MappingFailed
 from sync_orchestrator.expressions import templates, times
 from sync_orchestrator.expressions.functions import FUNCTIONS
-from sync_orchestrator.expressions.selectors import ExpressionFailed, compiled
+from sync_orchestrator.expressions.selectors import ExpressionFailed, compile_selector
 from sync_orchestrator.expressions.templates import TemplateFailed
 
 # The page of the docs.
@@ -77,8 +77,10 @@ def test_a_function_does_the_same_in_both_places_and_fails_by_name(name: str, va
         except errors as error:
             return f"{name} failed" if f"{name}: " in str(error) else error
 
-    by_expression = attempt(lambda: compiled(f"{name}({expression})").search({"v": value}), ExpressionFailed)
-    by_filter = attempt(lambda: templates.value(f"{{{{ v | {name}{arguments} }}}}", {"v": value}), TemplateFailed)
+    by_expression = attempt(lambda: compile_selector(f"{name}({expression})").search({"v": value}), ExpressionFailed)
+    by_filter = attempt(
+        lambda: templates.render_value(f"{{{{ v | {name}{arguments} }}}}", {"v": value}), TemplateFailed
+    )
     assert by_expression == by_filter
 
 
@@ -142,21 +144,21 @@ def test_a_call_that_can_never_work_is_refused_when_it_is_loaded(setting: Any, c
 )
 def test_a_value_that_does_not_fit_is_refused_with_its_place(expression: str, complaint: str) -> None:
     with pytest.raises(MappingFailed) as refused:
-        Mapping({"f": expression}).payload("k", None, {"count": 5, "name": "lamp"})
+        Mapping({"f": expression}).build_payload("k", None, {"count": 5, "name": "lamp"})
     assert complaint in str(refused.value)
 
 
 def test_a_filter_says_which_name_is_missing() -> None:
     with pytest.raises(TemplateFailed, match="'dict object' has no attribute 'b'"):
-        templates.value("{{ a.b | trim }}", {"a": {}})
-    assert templates.value("{{ a.b | coalesce('x') }}", {"a": {}}) == "x"
+        templates.render_value("{{ a.b | trim }}", {"a": {}})
+    assert templates.render_value("{{ a.b | coalesce('x') }}", {"a": {}}) == "x"
 
 
 def test_a_short_text_does_not_become_an_endless_one() -> None:
     with pytest.raises(ExpressionFailed, match="replace: the text would have more than"):
-        compiled("replace(a, 'a', b)").search({"a": "a" * 100_000, "b": "b" * 100_000})
+        compile_selector("replace(a, 'a', b)").search({"a": "a" * 100_000, "b": "b" * 100_000})
     with pytest.raises(ExpressionFailed, match="join: the text would have more than"):
-        compiled("join(b, a)").search({"a": ["a"] * 100_000, "b": "b" * 100_000})
+        compile_selector("join(b, a)").search({"a": ["a"] * 100_000, "b": "b" * 100_000})
 
 
 @pytest.mark.parametrize(
@@ -169,8 +171,8 @@ def test_a_short_text_does_not_become_an_endless_one() -> None:
     ],
 )
 def test_digits_are_kept(expression: str, result: Any) -> None:
-    found = compiled(expression).search(Decimal("1234567890123456789.125"))
-    assert digest(found) == digest(result if isinstance(result, str) else Decimal(str(found)))
+    found = compile_selector(expression).search(Decimal("1234567890123456789.125"))
+    assert compute_digest(found) == compute_digest(result if isinstance(result, str) else Decimal(str(found)))
     assert str(found).startswith("1234567890123456789.1")
 
 
@@ -183,9 +185,9 @@ def test_an_alternative_of_coalesce_may_be_absent() -> None:
 @given(items=st.lists(st.integers(0, 3) | st.sampled_from([1.0, "1", "a", None, True, Decimal("1.00")]), max_size=6))
 def test_lists_in_order_are_the_same_whatever_their_order_was(items: list[Any]) -> None:
     ordered, backwards = FUNCTIONS["sort"].call(items), FUNCTIONS["sort"].call(items[::-1])
-    assert digest(ordered) == digest(backwards)
+    assert compute_digest(ordered) == compute_digest(backwards)
     once = FUNCTIONS["unique"].call(items)
-    assert len({digest(item) for item in once}) == len(once) == len({digest(item) for item in items})
+    assert len({compute_digest(item) for item in once}) == len(once) == len({compute_digest(item) for item in items})
 
 
 # Times.
@@ -206,7 +208,7 @@ def test_a_time_comes_back_from_every_exact_form(moment: datetime, zone: str, fo
 @given(moment=MOMENTS, zone=ZONES, form=st.sampled_from([*times._WRITE, "%d.%m.%Y %H:%M", "%Y%m%d"]))
 def test_a_time_in_any_form_is_compared_as_it_was_sent(moment: datetime, zone: str, form: str) -> None:
     """Written, read, and written once more: nothing changes after the first time."""
-    both = Codecs({"f": Codec(kind="time", format=form, zone=zone)}, ("f",))
+    both = Codecs({"f": CodecSettings(kind="time", format=form, zone=zone)}, ("f",))
     ours = moment.isoformat()
     sent = both.as_sent({"f": ours})
     assert both.decode(both.encode({"f": ours})) == sent
@@ -244,17 +246,17 @@ def test_a_time_in_any_form_is_compared_as_it_was_sent(moment: datetime, zone: s
     ],
 )
 def test_a_time_that_a_third_party_writes_in_its_own_way_is_no_difference(codec: Any, ours: Any, shown: Any) -> None:
-    codecs = {"f": Codec.model_validate({"kind": "time", **codec})}
+    codecs = {"f": CodecSettings.model_validate({"kind": "time", **codec})}
     both = Codecs(codecs, ("f",))
     mapping = Mapping({"f": "@"}, codecs, as_sent=both.as_sent)
     assert mapping.digest_of_ours({"f": ours}) == mapping.digest_of_theirs(both.decode({"f": shown}))
-    assert mapping.differences({"f": ours}, both.decode({"f": shown})) == []
-    later = times._iso(times.moment_in(ours) + timedelta(days=1))
-    assert mapping.differences({"f": later}, both.decode({"f": shown})) != []
+    assert mapping.list_differences({"f": ours}, both.decode({"f": shown})) == []
+    later = times._format_iso(times.moment_in(ours) + timedelta(days=1))
+    assert mapping.list_differences({"f": later}, both.decode({"f": shown})) != []
 
 
 def test_times_are_refused_by_name_and_read_as_they_are() -> None:
-    both = Codecs({"f": Codec(kind="time", format="date")}, ("f",))
+    both = Codecs({"f": CodecSettings(kind="time", format="date")}, ("f",))
     for value in ("yesterday", 5, True, ["2024-01-31"], "2024-13-01", "1" * 200):
         with pytest.raises(MappingFailed, match=r"fields\.f: .* cannot be written as time"):
             both.encode({"f": value})
@@ -274,14 +276,14 @@ def test_times_are_refused_by_name_and_read_as_they_are() -> None:
 )
 def test_a_form_of_times_that_cannot_work_is_refused(codec: Any, complaint: str) -> None:
     with pytest.raises(ValidationError) as refused:
-        Codec.model_validate(codec)
+        CodecSettings.model_validate(codec)
     assert complaint in str(refused.value)
 
 
 def test_the_fingerprint_knows_the_form_of_times() -> None:
     """Since a change of it changes what is compared."""
     prints = {
-        Mapping({"f": "a"}, {"f": Codec.model_validate(codec)}, as_sent=dict).fingerprint
+        Mapping({"f": "a"}, {"f": CodecSettings.model_validate(codec)}, as_sent=dict).fingerprint
         for codec in (
             {},
             {"kind": "time"},
@@ -322,7 +324,7 @@ def test_the_fingerprint_knows_the_form_of_times() -> None:
     ],
 )
 def test_what_is_compared_is_what_is_read_of_what_was_sent(codec: Any, ours: Any, written: Any, compared: Any) -> None:
-    both = Codecs({"f": Codec.model_validate(codec)}, ("f",))
+    both = Codecs({"f": CodecSettings.model_validate(codec)}, ("f",))
     assert both.encode({"f": ours}) == {"f": written}
     assert (both.as_sent({"f": ours}) if both.change_values else {"f": ours}) == {"f": compared}
 
@@ -334,7 +336,7 @@ async def test_conformance_takes_a_time_in_another_form_for_what_was_written(ser
         shop={"base_url": server.url},
         entity={"third_party": {**THEIRS, "fields": {"name": {"kind": "time"}}}},
     )
-    report = await conformance(
+    report = await run_conformance(
         config,
         "item",
         group="A",

@@ -35,7 +35,7 @@ def test_a_log_that_has_become_large_is_moved_aside_while_its_program_writes(tre
         "    print(f'{n}' * 1000, flush=True)\n"
         "    while not go.with_suffix(f'.{n}').exists(): time.sleep(0.01)\n"
     )
-    program = tree.start("writer", [sys.executable, "-c", writer, str(go)])
+    program = tree.start_program("writer", [sys.executable, "-c", writer, str(go)])
     for n in range(5):
         ends = time.monotonic() + 20
         while program.log.stat().st_size < 1000:
@@ -53,7 +53,7 @@ def test_a_log_that_has_become_large_is_moved_aside_while_its_program_writes(tre
 
 def test_the_logs_of_the_times_before_are_kept(tree: Tree, tmp_path: Path) -> None:
     for n in range(4):
-        program = tree.start("speaker", [sys.executable, "-c", f"print({n})"])
+        program = tree.start_program("speaker", [sys.executable, "-c", f"print({n})"])
         program.process.wait(20)
     assert contents(tmp_path / "logs") == ["speaker.log", "speaker.log.1", "speaker.log.2"]
     assert [(tmp_path / "logs" / name).read_text().strip() for name in contents(tmp_path / "logs")] == ["3", "2", "1"]
@@ -61,8 +61,8 @@ def test_the_logs_of_the_times_before_are_kept(tree: Tree, tmp_path: Path) -> No
 
 def test_a_system_that_is_looked_at_keeps_its_logs_small(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_tree.Program.trim_log, "__defaults__", (10,))
-    program = tree.start("speaker", [sys.executable, "-c", "print('x' * 100)"])
+    program = tree.start_program("speaker", [sys.executable, "-c", "print('x' * 100)"])
     program.process.wait(20)
     with pytest.raises(ProgramEnded):
-        tree.check()
+        tree.check_programs()
     assert program.log.stat().st_size == 0

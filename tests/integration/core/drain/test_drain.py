@@ -165,8 +165,8 @@ def test_an_update_whose_create_never_comes_ends_at_the_source(world: World) -> 
 @pytest.fixture
 def requested_end() -> Iterator[Callable[[], None]]:
     """Requests the end of this process as an interrupt does; no cancellation follows."""
-    yield ending.request
-    ending.withdraw()
+    yield ending.request_end
+    ending.withdraw_request()
 
 
 @pytest.mark.parametrize("calls_before", [0, 1, 4])
@@ -195,7 +195,7 @@ def test_once_the_end_is_requested_no_push_is_begun_and_the_claims_are_given_bac
     assert calls_before <= begun <= (calls_before + 1 if calls_before else 0)  # one may have been begun beside
     assert not world.query("SELECT FROM sync.records WHERE lease_until IS NOT NULL")
     assert not world.query("SELECT FROM sync.events WHERE state = 'leased' AND revision IS NULL")
-    ending.withdraw()
+    ending.withdraw_request()
     world.erp.before = before
     world.run_drain()
     assert world.mirror_by_key() == world.expected_mirror()

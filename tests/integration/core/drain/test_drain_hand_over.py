@@ -90,19 +90,19 @@ async def test_it_leaves_in_the_end_though_nobody_comes(world: World) -> None:
 
 def test_drains_that_died_are_forgotten(world: World) -> None:
     for _ in range(3):
-        Presence(world.engine).beat()
+        Presence(world.engine).record_beat()
     world.advance_clock(11)
     assert at_work(world.engine) == AtWork(0, 0, None)
     world.advance_clock(3600)
-    Presence(world.engine).begin()
+    Presence(world.engine).announce_drain()
     assert [row.n for row in world.query("SELECT count(*) AS n FROM sync.heartbeats")] == [1]
 
 
 def test_the_sensor_asks_for_the_successor_of_one_that_leaves_though_nothing_is_due(dagster: Dagster) -> None:
     leaving = Presence(dagster.world.engine)
-    leaving.beat(leaving=True)
+    leaving.record_beat(leaving=True)
     assert len(dagster.tick(changes.change_events).run_requests) == 1
-    Presence(dagster.world.engine).beat()
+    Presence(dagster.world.engine).record_beat()
     assert "a drain is at work" in dagster.tick(changes.change_events).skip_message
 
 
@@ -111,12 +111,12 @@ def test_the_sensor_asks_for_more_only_where_those_at_work_do_not_keep_up(
 ) -> None:
     allowed = replace(dagster.world.context, config=two_part_config(limits={"drains": 2}))
     dagster.context = allowed
-    Presence(dagster.world.engine).beat()
+    Presence(dagster.world.engine).record_beat()
     dagster.world.put_record("a")
     assert "a drain is at work" in dagster.tick(changes.change_events).skip_message
     dagster.world.advance_clock(5)
     assert len(dagster.tick(changes.change_events).run_requests) == 1
-    Presence(dagster.world.engine).beat()
+    Presence(dagster.world.engine).record_beat()
     assert "a drain is at work" in dagster.tick(changes.change_events).skip_message
 
 

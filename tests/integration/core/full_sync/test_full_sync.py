@@ -15,7 +15,7 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.operations.events import redrive_events
-from sync_orchestrator.core.operations.records import refresh
+from sync_orchestrator.core.operations.records import refresh_record
 from sync_orchestrator.errors import CallFailed, DeletionsHeld, Failure
 
 
@@ -329,7 +329,7 @@ def test_a_full_sync_tries_again_what_died_of_something_else_after_a_refusal(wor
     "again",
     [
         lambda world: redrive_events(world.engine),
-        lambda world: asyncio.run(refresh(world.context, world.entity, "a")),
+        lambda world: asyncio.run(refresh_record(world.context, world.entity, "a")),
     ],
     ids=["redrive", "refresh"],
 )

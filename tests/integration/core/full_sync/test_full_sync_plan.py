@@ -16,7 +16,7 @@ from fakes import FakeThirdParty, answer, two_part_config
 from scenes import fill_sources, plan_full_sync
 from world import World
 
-from sync_orchestrator.composition import assemble
+from sync_orchestrator.composition import build_context
 from sync_orchestrator.core.full_sync.plan import GroupPlan, plan_group
 from sync_orchestrator.core.ports import Capabilities
 from sync_orchestrator.errors import CannotPlan, DeletionsHeld, GroupBusy
@@ -195,7 +195,7 @@ def test_a_changed_mapping_is_shown_before_it_is_taken_over(world: World) -> Non
     world.run_full_sync(patience=30)
     entity = two_part_config().entities["item"]
     config = two_part_config(entity={"mapping": {**entity.mapping, "name": "join(' ', [shop.name, key])"}})
-    context = assemble(
+    context = build_context(
         world.engine, config, {"item": {"shop": world.shop, "stock": world.stock}}, {"item": world.erp}, only_look=True
     )
     plan = asyncio.run(plan_group(context, context.entities["item"], "A"))

@@ -16,7 +16,7 @@ from sync_orchestrator import composition
 from sync_orchestrator.cli import app
 from sync_orchestrator.core.full_sync import progress as sync_progress
 from sync_orchestrator.core.full_sync.full_sync import full_sync
-from sync_orchestrator.core.full_sync.progress import SyncProgress, left_over, reported
+from sync_orchestrator.core.full_sync.progress import SyncProgress, left_over, report_regularly
 from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.errors import CallFailed, Failure
 
@@ -49,7 +49,7 @@ async def test_progress_is_shown_while_a_group_is_still_under_way(world: World) 
         if any("2 failing (2 of them: answer 422)" in line for line in lines):
             seen.set()
 
-    async with reported(progress, tell, every=0.05):
+    async with report_regularly(progress, tell, every=0.05):
         await asyncio.wait_for(
             full_sync(world.context, world.entity, "A", patience=0.3, progress=progress.of_group("A")), 20
         )
@@ -127,7 +127,7 @@ def test_full_sync_reports_its_progress_in_lines(
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inspect.unwrap(sync_progress.reported), "__defaults__", (0.01,))
+    monkeypatch.setattr(inspect.unwrap(sync_progress.report_regularly), "__defaults__", (0.01,))
     for number in range(5):
         world.put_record(f"k{number}", notify=False)
 
@@ -153,10 +153,10 @@ def test_a_group_with_a_known_unmanaged_record_says_so_when_it_is_only_counted(w
 def test_the_progress_says_that_pushes_wait_and_what_ends_it(world: World) -> None:
     progress = SyncProgress(world.context, world.entity)
     progress.of_group("A")
-    assert not [line for line in progress.lines() if "pushes wait" in line]
+    assert not [line for line in progress.read_lines() if "pushes wait" in line]
     set_paused(world.engine, "item", {"item"}, paused=True)
-    assert progress.lines()[-1] == (
+    assert progress.read_lines()[-1] == (
         "pushes wait: item is paused; launch the job `resume`, or run `sync-orchestrator resume item`"
     )
     set_paused(world.engine, "erp", {"item"}, paused=True)
-    assert progress.lines()[-1].endswith("`sync-orchestrator resume item` and `sync-orchestrator resume erp`")
+    assert progress.read_lines()[-1].endswith("`sync-orchestrator resume item` and `sync-orchestrator resume erp`")

@@ -19,7 +19,7 @@ from world import World
 
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.groups import lease as group_lease
-from sync_orchestrator.core.groups.lease import GROUP_LEASE_SECONDS, leased
+from sync_orchestrator.core.groups.lease import GROUP_LEASE_SECONDS, lease_group
 from sync_orchestrator.errors import GroupBusy
 
 TAKE = (
@@ -68,7 +68,7 @@ async def test_the_lease_of_a_process_that_is_gone_is_taken_over_when_its_heartb
     monkeypatch.setattr(group_lease, "_LOOK_SECONDS", 0.05)
     world.query(TAKE, left=0.3)
     began = time.monotonic()
-    async with leased(world.context, "item", "A") as lease:
+    async with lease_group(world.context, "item", "A") as lease:
         assert 0.2 < time.monotonic() - began < 5
         assert lease.token != 1000
 
@@ -78,7 +78,7 @@ async def test_the_group_of_a_process_that_lives_is_busy_and_the_message_says_wh
 ) -> None:
     world.query(TAKE, left=60)
     with pytest.raises(GroupBusy) as caught:
-        async with leased(world.context, "item", "A"):
+        async with lease_group(world.context, "item", "A"):
             raise AssertionError
     said = str(caught.value)
     assert "full-sync 77 on far holds the group for 42 s" in said
@@ -91,9 +91,9 @@ async def test_a_lease_is_renewed_for_as_long_as_it_is_held(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(group_lease, "GROUP_LEASE_SECONDS", 0.4)
-    async with leased(world.context, "item", "A"):
+    async with lease_group(world.context, "item", "A"):
         with pytest.raises(GroupBusy, match="is under way"):
-            async with leased(world.context, "item", "A"):
+            async with lease_group(world.context, "item", "A"):
                 raise AssertionError
 
 
@@ -112,7 +112,7 @@ async def test_a_group_that_was_taken_while_the_work_was_canceled_is_given_back(
         return done
 
     async def full_sync() -> None:
-        async with leased(world.context, "item", "A"):
+        async with lease_group(world.context, "item", "A"):
             raise AssertionError
 
     monkeypatch.setattr(group_lease, "in_transaction", slow)
@@ -144,5 +144,5 @@ async def test_after_sigkill_another_process_has_the_group_within_15_seconds(wor
     process.kill()
     process.communicate()
     began = time.monotonic()
-    async with leased(world.context, "item", "A"):
+    async with lease_group(world.context, "item", "A"):
         assert time.monotonic() - began < 15

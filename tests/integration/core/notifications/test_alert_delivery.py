@@ -21,13 +21,13 @@ from typer.testing import CliRunner
 from world import World
 
 from sync_orchestrator.cli import app
-from sync_orchestrator.config import Alerts
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.config import AlertSettings
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_events
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.notifications.alert_messages import ACTIONS
-from sync_orchestrator.core.notifications.alert_receivers import receivers
-from sync_orchestrator.core.operations.maintenance import watch
-from sync_orchestrator.core.operations.status import status as read_status
+from sync_orchestrator.core.notifications.alert_receivers import list_receivers
+from sync_orchestrator.core.operations.maintenance import watch_backlog
+from sync_orchestrator.core.operations.status import collect_status as collect_status
 
 TITLE = "item: changes that could not be mirrored"
 RETRY = 30.0
@@ -88,7 +88,7 @@ def mail() -> Iterator[MailServer]:
 
 
 def send(world: World, *urls: str, **settings: Any) -> int:
-    return alerts.send_due_alerts(world.engine, Alerts(urls=list(urls), **{"group_wait": 0, **settings}))
+    return alerts.send_due_alerts(world.engine, AlertSettings(urls=list(urls), **{"group_wait": 0, **settings}))
 
 
 def tell(
@@ -110,11 +110,11 @@ def resolve(world: World, kind: str = "overdue") -> None:
 def look(world: World) -> None:
     """The round of every minute."""
     with world.engine.begin() as connection:
-        watch(connection, world.config.alerts)
+        watch_backlog(connection, world.config.alerts)
 
 
 def alerts_in_status(world: World) -> dict[str, Any]:
-    found: dict[str, Any] = read_status(world.engine)["alerts"]
+    found: dict[str, Any] = collect_status(world.engine)["alerts"]
     return found
 
 
@@ -134,7 +134,7 @@ def test_a_thousand_records_of_one_cause_are_one_message_with_their_count(
     world.erp.before = lambda verb, key: answer(422)
     for number in range(1000):
         world.put_record(f"k{number:03}", notify=False)
-    record(
+    record_events(
         world.engine,
         [
             ChangeEvent(name, f"{name} {key}", "item", key, "create", row.version, row.data, row.group)
@@ -247,7 +247,7 @@ def test_a_given_log_gets_each_message_once_whoever_takes_it(world: World, webho
     written: list[str] = []
     absent.up()
     tell(world, title="it's 100% full")
-    settings = Alerts(urls=[webhook.url, absent.url], group_wait=0)
+    settings = AlertSettings(urls=[webhook.url, absent.url], group_wait=0)
     assert alerts.send_due_alerts(world.engine, settings, written.append) == 2
     assert [line.splitlines()[0] for line in written] == ["ALERT it's 100% full"]
 
@@ -730,19 +730,19 @@ def test_address_that_is_not_known_is_outcome_undeliverable_with_its_secret(
 
 def test_links_lead_to_the_ui_that_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SYNC_UI_URL", raising=False)
-    assert Alerts().ui_url == "http://127.0.0.1:3000"
+    assert AlertSettings().ui_url == "http://127.0.0.1:3000"
     monkeypatch.setenv("SYNC_UI_URL", "http://127.0.0.1:3131")
-    assert Alerts().ui_url == "http://127.0.0.1:3131"
-    assert Alerts(ui_url="https://dagster.example.org").ui_url == "https://dagster.example.org"
+    assert AlertSettings().ui_url == "http://127.0.0.1:3131"
+    assert AlertSettings(ui_url="https://dagster.example.org").ui_url == "https://dagster.example.org"
 
 
 def test_settings_do_not_show_addresses() -> None:
-    assert SECRET not in repr(Alerts(urls=[f"slack://{SECRET}"]))
-    assert SECRET not in repr(receivers([f"slack://{SECRET}"]))
+    assert SECRET not in repr(AlertSettings(urls=[f"slack://{SECRET}"]))
+    assert SECRET not in repr(list_receivers([f"slack://{SECRET}"]))
 
 
 @pytest.mark.parametrize("urls", [SECRET, [{"slack": SECRET}], {"first": SECRET}, [SECRET, 5]])
 def test_settings_that_are_wrong_do_not_show_addresses(urls: Any) -> None:
     with pytest.raises(ValidationError) as wrong:
-        Alerts.model_validate({"urls": urls})
+        AlertSettings.model_validate({"urls": urls})
     assert SECRET not in str(wrong.value)

@@ -24,16 +24,16 @@ from dagster_instance import storage_url as storage_url
 from fakes import FakeThirdParty, answer, lost_answer
 from world import World
 
-from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.database import ApiDatabase
 from sync_orchestrator.api.watchdog import Watchdog
-from sync_orchestrator.brokers.consume import Consumption, understand
+from sync_orchestrator.brokers.consume import Consumption, read_message
 from sync_orchestrator.brokers.messages import Message
-from sync_orchestrator.config import Alerts
+from sync_orchestrator.config import AlertSettings
 from sync_orchestrator.core.intake import rejected_messages
 from sync_orchestrator.core.intake.polling import poll_due
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.notifications.alert_messages import ACTIONS
-from sync_orchestrator.core.operations.maintenance import look_after, watch
+from sync_orchestrator.core.operations.maintenance import run_maintenance, watch_backlog
 from sync_orchestrator.core.service import rollout
 from sync_orchestrator.core.systems.heartbeats import record_heartbeat
 from sync_orchestrator.core.systems.pauses import set_paused
@@ -71,7 +71,7 @@ def synced(world: World, number: int = 3) -> World:
 def minutely(world: World) -> None:
     """The round of every minute."""
     with world.engine.begin() as connection:
-        watch(connection, world.config.alerts, world.config.entities)
+        watch_backlog(connection, world.config.alerts, world.config.entities)
 
 
 # What brings each about ---------------------------------------------------------------------------------------------
@@ -179,10 +179,10 @@ def consumer(url: str) -> dict[str, Any]:
 
 def a_message_is_no_event(make: Make) -> World:
     world = make(**consumer("redis://127.0.0.1:1"))
-    found = understand(Message(b"hello"), "orders", world.config)
+    found = read_message(Message(b"hello"), "orders", world.config)
     assert isinstance(found, rejected_messages.Rejected)
     with world.engine.begin() as connection:
-        rejected_messages.keep(connection, [found], 1000)
+        rejected_messages.keep_rejected_messages(connection, [found], 1000)
     return world
 
 
@@ -237,16 +237,16 @@ def the_new_path_fails(make: Make) -> World:
         }
     )
     with world.engine.begin() as connection:
-        made = rollout.change(
+        made = rollout.change_rollout(
             connection,
             world.config,
             "stone",
-            rollout.Change(percent=100.0),
+            rollout.RolloutChange(percent=100.0),
             who="somebody",
             why="because",
             override=True,
         )
-        assert rollout.count(
+        assert rollout.record_counts(
             connection, world.config, {("stone", made.version, "tried"): 100, ("stone", made.version, "failed"): 100}
         ) == ["stone"]
     return world
@@ -257,7 +257,7 @@ def an_event_vanishes_from_the_ledger(make: Make) -> World:
     world.put_record("a")
     world.query("DELETE FROM sync.events WHERE source = 'shop' RETURNING key")
     with world.engine.begin() as connection:
-        assert not look_after(connection).balanced
+        assert not run_maintenance(connection).balanced
     return world
 
 
@@ -314,7 +314,7 @@ def test_there_is_no_other_kind() -> None:
 
 def arrived(world: World, webhook: Webhook, kind: str) -> str:
     """The one message of that kind, with what happened, where to look, and what to do."""
-    alerts.send_due_alerts(world.engine, Alerts(urls=[webhook.url], group_wait=0, ui_url=UI))
+    alerts.send_due_alerts(world.engine, AlertSettings(urls=[webhook.url], group_wait=0, ui_url=UI))
     [message] = [each["message"] for each in webhook.heard if each["message"].endswith(f"Do: {ACTIONS[kind]}")]
     assert message.startswith("What: ")
     assert f"\nWhere: {UI}/" in message
@@ -330,14 +330,14 @@ def test_a_worker_that_is_silent_is_told_of_by_the_service_which_sends_all_alert
     make_world: Make, webhook: Webhook
 ) -> None:
     world = make_world(alerts={"urls": [webhook.url], "group_wait": 0, "ui_url": UI})
-    watchdog = Watchdog(Database(world.engine), world.config)
-    assert watchdog.look() == 0  # from here on a worker is expected
+    watchdog = Watchdog(ApiDatabase(world.engine), world.config)
+    assert watchdog.watch_once() == 0  # from here on a worker is expected
     record_heartbeat(world.engine, "sensor")
     world.put_record("a")
     world.advance_clock(200)
-    assert watchdog.look() == 0
+    assert watchdog.watch_once() == 0
     world.advance_clock(HOUR)
-    assert watchdog.look() == 3
+    assert watchdog.watch_once() == 3
     assert sorted(webhook.titles) == [
         "no worker was heard of for 63 minutes",
         "the sensor has not looked for changes for 63 minutes",
@@ -347,7 +347,7 @@ def test_a_worker_that_is_silent_is_told_of_by_the_service_which_sends_all_alert
     with world.engine.begin() as connection:
         record_worker(connection, "w1", "1 on here", [TaskReport("alerts", 0)])
     minutely(world)
-    assert watchdog.look() == 0  # the worker sends them again
+    assert watchdog.watch_once() == 0  # the worker sends them again
     alerts.send_due_alerts(world.engine, world.config.alerts)
     for over in ("Over: the sensor", "Over: no worker"):
         assert any(title.startswith(over) for title in webhook.titles), webhook.titles
@@ -361,7 +361,7 @@ def test_the_service_sends_alerts_while_the_worker_does_not_get_on_with_them(
     with world.engine.begin() as connection:
         reports = [TaskReport("outcomes audit", 1), TaskReport(task, 400, error="unexpected ValueError")]
         record_worker(connection, "w1", "1 on here", reports)
-    assert Watchdog(Database(world.engine), world.config).look() == sent
+    assert Watchdog(ApiDatabase(world.engine), world.config).watch_once() == sent
     [row] = world.query("SELECT title, examples FROM sync.alerts WHERE kind = 'worker_stalled'")
     assert row.title == f"the worker does not get on with {task} for 7 min"
     assert row.examples == ["unexpected ValueError"]
@@ -381,7 +381,7 @@ async def test_the_watchdog_looks_again_and_again_whatever_happens(make_world: M
             raise RuntimeError("the database does not answer")
 
     world = make_world()
-    watchdog = Watched(Database(world.engine), world.config, every=0.01)
+    watchdog = Watched(ApiDatabase(world.engine), world.config, every=0.01)
     watchdog.start()
     await asyncio.wait_for(enough.wait(), 20)
     await watchdog.close()

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from world import World
 
-from sync_orchestrator.brokers.receivers import receivers
+from sync_orchestrator.brokers.receivers import build_receivers
 from sync_orchestrator.core.notifications import outcomes
 from sync_orchestrator.core.notifications.outcomes import send_due_outcomes
 
@@ -28,12 +28,12 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def send(world: World) -> int:
-    return send_due_outcomes(world.engine, receivers(world.config), world.config.alerts)
+    return send_due_outcomes(world.engine, build_receivers(world.config), world.config.alerts)
 
 
 def unsent(world: World) -> dict[str, dict[str, Any]]:
     with world.engine.begin() as connection:
-        return outcomes.unsent(connection)
+        return outcomes.count_unsent(connection)
 
 
 def alerts_of(world: World) -> list[str]:

@@ -17,15 +17,17 @@ from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.operations.events import redrive_events
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item
-from sync_orchestrator.core.push.attempt import push
-from sync_orchestrator.core.push.claims import Claim, claim
+from sync_orchestrator.core.push.attempt import push_record
+from sync_orchestrator.core.push.claims import PushClaim, claim_due_records
 from sync_orchestrator.core.push.result import Pushed
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 
-def claimed_one(world: World) -> Claim:
+def claimed_one(world: World) -> PushClaim:
     asyncio.run(work_off(world.context, 10, set()))
-    return in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
+    return in_transaction(world.engine, lambda c: claim_due_records(c, ["item"], most=1, lease=20, in_flight_window=5))[
+        0
+    ]
 
 
 def aged_at(world: World, monkeypatch: pytest.MonkeyPatch, verb: str) -> Pushed:
@@ -43,7 +45,7 @@ def aged_at(world: World, monkeypatch: pytest.MonkeyPatch, verb: str) -> Pushed:
             next(times, None)
 
     world.erp.before = aged
-    return asyncio.run(push(world.entity, claimed))
+    return asyncio.run(push_record(world.entity, claimed))
 
 
 def test_nothing_is_created_once_the_lease_grew_too_old_during_the_look_up(
@@ -207,7 +209,7 @@ def test_the_deadline_goes_with_every_write(world: World) -> None:
     world.erp.create = seen  # type: ignore[method-assign]
     world.put_record("a")
     claimed = claimed_one(world)
-    asyncio.run(push(world.entity, replace(claimed)))
+    asyncio.run(push_record(world.entity, replace(claimed)))
     assert deadlines == [claimed.deadline]
 
 

@@ -13,7 +13,7 @@ from fakes import FakeThirdParty, lost_answer
 from scenes import alter_copy, fill_sources, find_external_id, sync_and_wait_a_second
 from world import World
 
-from sync_orchestrator.assets.mirror_check_report import summary
+from sync_orchestrator.assets.mirror_check_report import summarize_validation
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.validation import validate as validating
 from sync_orchestrator.core.validation.confirmation import confirm_suspects
@@ -95,7 +95,7 @@ def test_a_check_says_that_it_fails_for_what_was_found_earlier(world: World) -> 
     alter_copy(world, "k001", name="altered")
     world.run_validation(full=True)
     world.advance_clock(1)
-    assert summary(world.run_validation()) == (
+    assert summarize_validation(world.run_validation()) == (
         "drift, compared 5; 1 difference found earlier is not known to be repaired yet"
     )
 

@@ -14,10 +14,10 @@ from command_line import command as command
 from scenes import alter_copy, sync_and_wait_a_second
 from world import World
 
-from sync_orchestrator.cli.drift_export import plot, write
+from sync_orchestrator.cli.drift_export import plot_drift, write_drift
 from sync_orchestrator.core.validation import drift_log as found_drift
 from sync_orchestrator.core.validation.drift import DriftKind
-from sync_orchestrator.core.validation.drift_log import COLUMNS, Chosen, OverTime, listed, over_time
+from sync_orchestrator.core.validation.drift_log import COLUMNS, Chosen, OverTime, over_time, read_drift
 from sync_orchestrator.errors import ConfigError
 
 __all__ = ["command"]
@@ -55,7 +55,7 @@ def test_the_list_is_read_in_pieces_and_none_is_lost_between_them(
     drifted: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(found_drift, "_BATCH_SIZE", 2)
-    assert {row["key"] for row in listed(drifted.engine, Chosen())} == set(KEYS)
+    assert {row["key"] for row in read_drift(drifted.engine, Chosen())} == set(KEYS)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_list_is_read_in_pieces_and_none_is_lost_between_them(
     ],
 )
 def test_it_can_be_narrowed(drifted: World, chosen: Chosen, keys: set[str]) -> None:
-    assert {row["key"] for row in listed(drifted.engine, chosen)} == keys
+    assert {row["key"] for row in read_drift(drifted.engine, chosen)} == keys
 
 
 def test_a_table_shows_the_newest(drifted: World, command: Command) -> None:
@@ -82,7 +82,7 @@ def test_a_table_shows_the_newest(drifted: World, command: Command) -> None:
 
 def test_parquet_holds_the_same(drifted: World, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    assert write(tmp_path / "drift.parquet", listed(drifted.engine, Chosen())) == 6
+    assert write_drift(tmp_path / "drift.parquet", read_drift(drifted.engine, Chosen())) == 6
     rows = parquet.read_table(tmp_path / "drift.parquet").to_pylist()
     assert {row["key"] for row in rows} == set(KEYS)
     assert rows[0]["found_at"].tzinfo is not None
@@ -91,9 +91,9 @@ def test_parquet_holds_the_same(drifted: World, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["drift.xlsx", "drift"])
 def test_another_kind_of_file_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"\.csv or \.parquet"):
-        write(tmp_path / name, [])
+        write_drift(tmp_path / name, [])
     with pytest.raises(ConfigError, match=r"\.svg"):
-        plot(tmp_path / name, OverTime(timedelta(days=1), []))
+        plot_drift(tmp_path / name, OverTime(timedelta(days=1), []))
     assert not (tmp_path / name).exists()
 
 

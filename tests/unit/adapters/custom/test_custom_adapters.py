@@ -302,7 +302,7 @@ async def test_a_class_that_is_turned_away_is_left_alone_as_long_as_asked(addres
     config = Config.model_validate(class_document(system=address))
     adapter = build_third_parties(config, {}, {"erp": hold_off})["item"]
     await failure_of(adapter.read(Item("k1", "A", {}, external_id="s1")))
-    assert await hold_off.left() > 500
+    assert await hold_off.seconds_left() > 500
     if not address:
         assert (await failure_of(adapter.count("A"))).kind is Failure.THROTTLED
     await adapter.close()

@@ -296,14 +296,14 @@ async def test_a_reading_that_is_broken_off_lets_go_of_its_file(
     await anext(pages)
     await pages.aclose()  # type: ignore[attr-defined]
     inside, free = threading.Event(), threading.Event()
-    real = file_rows._seen
+    real = file_rows._stat_file
 
     def seen(path: Path) -> Any:
         inside.set()
         free.wait(20)
         return real(path)
 
-    monkeypatch.setattr(file_rows, "_seen", seen)
+    monkeypatch.setattr(file_rows, "_stat_file", seen)
     task = asyncio.create_task(read(source(tmp_path)))
     await asyncio.to_thread(inside.wait, 20)
     task.cancel()
@@ -496,7 +496,7 @@ async def test_a_link_that_is_exchanged_before_the_file_is_opened_is_refused(
     inside, outside = folders
     target = put(outside, "secret.csv", ROW)
     path = put(inside, "x.csv", ROW)
-    seen = file_rows._seen
+    seen = file_rows._stat_file
 
     def exchange(file: Path) -> tuple[int, int, int]:
         found = seen(file)
@@ -504,6 +504,6 @@ async def test_a_link_that_is_exchanged_before_the_file_is_opened_is_refused(
         path.symlink_to(target)
         return found
 
-    monkeypatch.setattr(file_rows, "_seen", exchange)
+    monkeypatch.setattr(file_rows, "_stat_file", exchange)
     failure = await failure_of(read(source(inside)))
     assert "leads out of the source's folder" in failure.detail

@@ -24,7 +24,7 @@ async def test_all_clients_share_what_was_read(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(wire_module, "Transport", Noted)
     for number in (1, 2):
         wire = Wire(f"https://system{number}", {}, connections=1, timeout=1)
-        wire.request("GET", "/", params=None, headers={})
+        wire.build_request("GET", "/", params=None, headers={})
         await wire.close()
     assert contexts == [trusted_certificates()] * 2
 

@@ -21,7 +21,7 @@ async def test_cookies_of_one_caller_do_not_go_with_the_next(server: Server) -> 
 
     server.handler = handler
     upstream = Upstream(server.url.replace("127.0.0.1", "localhost"), {"X-Key": "k"}, 5, {"x-who"})
-    answers = [await upstream.call("GET", "/x", [(b"X-Who", who.encode())], b"", 1000) for who in "ab"]
+    answers = [await upstream.pass_request("GET", "/x", [(b"X-Who", who.encode())], b"", 1000) for who in "ab"]
     await upstream.close()
     assert all(any(name == b"set-cookie" for name, _ in answer.headers) for answer in answers)
     assert [sorted(headers.keys() - {"host", "accept-encoding"}) for headers in carried] == [["x-key", "x-who"]] * 2

@@ -15,12 +15,12 @@ from throttling_servers import CONFIG, READ, Slept, answering, client
 from throttling_servers import slept as slept
 
 from sync_orchestrator.adapters.factory import build_third_parties
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.responses import Answer
-from sync_orchestrator.adapters.http.retry_after import LONGEST, pause_after, wait_asked
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Request as Call
-from sync_orchestrator.config.http_access import Throttle
+from sync_orchestrator.adapters.http.retry_after import LONGEST, pause_after, requested_wait_seconds
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import RequestSettings as Call
+from sync_orchestrator.config.http_access import ThrottleSettings
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.systems.rate_limit import HoldOff
 from sync_orchestrator.errors import Failure
@@ -29,7 +29,7 @@ WRITE = Call(method="PUT", path="/things", body={"a": 1})
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 """The other side's clock, years behind ours; 1445412480 seconds since 1970."""
 AT = 1445412480
-WAIT = Throttle(wait="body.at")
+WAIT = ThrottleSettings(wait="body.at")
 GARBAGE: tuple[Any, ...] = ("soon", None, True, [], {}, 1e300, "nan", "")
 
 
@@ -103,22 +103,22 @@ def answer(status: int, headers: dict[str, Any] | None = None, body: Any = None)
     ],
 )
 def test_wait_asked(headers: dict[str, str], body: Any, seconds: float | None) -> None:
-    assert wait_asked(answer(429, headers, body), WAIT) == seconds
+    assert requested_wait_seconds(answer(429, headers, body), WAIT) == seconds
 
 
 def test_without_their_clock_ours_counts() -> None:
     told = Answer(429, {"x-ratelimit-reset": str(int(time.time()) + 40)}, b"")
-    assert wait_asked(told, WAIT) == pytest.approx(40, abs=3)
+    assert requested_wait_seconds(told, WAIT) == pytest.approx(40, abs=3)
 
 
 def test_a_limit_told_beside_a_fault_does_not_say_that_nothing_was_done() -> None:
     """A 503 that names a time did nothing; rate limit headers stand on every answer."""
     used_up = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "9"}
-    assert wait_asked(answer(503, used_up), WAIT) is None
+    assert requested_wait_seconds(answer(503, used_up), WAIT) is None
     assert pause_after(answer(503, used_up), WAIT) is None
 
 
-SLOW = Throttle(slow_down="body.backoff || headers.backoff")
+SLOW = ThrottleSettings(slow_down="body.backoff || headers.backoff")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_pause_after(status: int, headers: dict[str, str], body: Any, seconds: f
 )
 def test_whatever_is_told_is_a_time_within_bounds_or_none(headers: dict[str, str], told: Any, status: int) -> None:
     came = Answer(status, headers, json.dumps({"at": told, "backoff": told}).encode())
-    for seconds in (wait_asked(came, WAIT), pause_after(came, SLOW)):
+    for seconds in (requested_wait_seconds(came, WAIT), pause_after(came, SLOW)):
         assert seconds is None or 0 <= seconds <= LONGEST
 
 
@@ -252,7 +252,7 @@ async def test_a_write_is_not_held_off_past_its_deadline(server: Server, slept: 
     answering(server)
     hold_off = HoldOff()
     http = client(server, hold_off)
-    await hold_off.ask(4)
+    await hold_off.hold_off_calls(4)
     failure = await failure_of(http.send(WRITE, {}, write=True, deadline=slept.now() + 3))
     assert (failure.kind, server.seen, slept.waits) == (Failure.THROTTLED, [], [])
     await http.send(WRITE, {}, write=True, deadline=slept.now() + 5)
@@ -266,10 +266,10 @@ async def test_what_is_asked_while_a_call_waits_for_the_shared_rate_is_kept(serv
     async def before_call() -> None:
         rate.append(1)
         if len(rate) == 1:
-            await hold_off.ask(4)
+            await hold_off.hold_off_calls(4)
 
     answering(server)
-    http = Http(HttpSettings(base_url=server.url), before_call, hold_off=hold_off)
+    http = HttpClient(HttpSettings(base_url=server.url), before_call, hold_off=hold_off)
     await http.read(READ, {})
     assert (slept.whole, len(rate)) == ([4], 2)
     await http.close()
@@ -277,9 +277,9 @@ async def test_what_is_asked_while_a_call_waits_for_the_shared_rate_is_kept(serv
 
 async def test_the_longest_pause_counts(slept: Slept) -> None:
     hold_off = HoldOff()
-    await hold_off.ask(40)
-    await hold_off.ask(4)
-    assert await hold_off.left() == pytest.approx(40, abs=1)
+    await hold_off.hold_off_calls(40)
+    await hold_off.hold_off_calls(4)
+    assert await hold_off.seconds_left() == pytest.approx(40, abs=1)
 
 
 # What is kept, by all runs on all machines.
@@ -287,7 +287,7 @@ async def test_the_longest_pause_counts(slept: Slept) -> None:
 
 async def test_the_third_party_is_built_with_the_shared_hold_off(server: Server) -> None:
     hold_off = HoldOff()
-    await hold_off.ask(40)
+    await hold_off.hold_off_calls(40)
     third_party = build_third_parties(CONFIG, {}, {"erp": hold_off})["thing"]
     assert (await failure_of(third_party.update(Item("k", "A", {})))).kind is Failure.THROTTLED
     await third_party.close()

@@ -20,9 +20,9 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
-from sync_orchestrator.config import Target
+from sync_orchestrator.config import TargetSettings
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.errors import CallFailed, Failure
 
@@ -36,12 +36,12 @@ async def created(erp: RestThirdParty, keys: str) -> dict[str, Any]:
 # What goes together ---------------------------------------------------------------------------------------------------
 
 
-async def test_writes_that_are_under_way_at_once_go_in_one_call(store: BulkStore, http: Http) -> None:
+async def test_writes_that_are_under_way_at_once_go_in_one_call(store: BulkStore, http: HttpClient) -> None:
     assert await created(third_party(http), "abc") == {key: f"i-{key}" for key in "abc"}
     assert [[each["key"] for each in call] for call in store.calls] == [["a", "b", "c"]]
 
 
-async def test_creates_updates_and_deletes_go_in_one_call(store: BulkStore, http: Http) -> None:
+async def test_creates_updates_and_deletes_go_in_one_call(store: BulkStore, http: HttpClient) -> None:
     erp = third_party(http)
     await created(erp, "ab")
     results = await asyncio.gather(erp.create(item("c")), erp.update(item("a", "i-a")), erp.delete(item("b", "i-b")))
@@ -54,7 +54,7 @@ async def test_creates_updates_and_deletes_go_in_one_call(store: BulkStore, http
 
 
 @pytest.mark.parametrize("match", ["key", "position"])
-async def test_two_writes_of_one_record_do_not_go_in_one_call(store: BulkStore, http: Http, match: str) -> None:
+async def test_two_writes_of_one_record_do_not_go_in_one_call(store: BulkStore, http: HttpClient, match: str) -> None:
     erp = third_party(http, match=match, result_key="key")
     await created(erp, "ab")
     results = await asyncio.gather(*(erp.update(item(key, f"i-{key}")) for key in "aab"))
@@ -62,10 +62,12 @@ async def test_two_writes_of_one_record_do_not_go_in_one_call(store: BulkStore, 
     assert sorted([each["key"] for each in call] for call in store.calls[1:]) == [["a"], ["a", "b"]]
 
 
-async def test_verbs_that_are_set_up_differently_do_not_go_together(store: BulkStore, http: Http) -> None:
+async def test_verbs_that_are_set_up_differently_do_not_go_together(store: BulkStore, http: HttpClient) -> None:
     erp = RestThirdParty(
         http,
-        Target.model_validate({**TARGET, "bulk_create": BULK, "bulk_update": {**BULK, "size": 9}, "bulk_delete": BULK}),
+        TargetSettings.model_validate(
+            {**TARGET, "bulk_create": BULK, "bulk_update": {**BULK, "size": 9}, "bulk_delete": BULK}
+        ),
         MAPPED,
     )
     await created(erp, "a")
@@ -73,7 +75,7 @@ async def test_verbs_that_are_set_up_differently_do_not_go_together(store: BulkS
     assert sorted(len(call) for call in store.calls) == [1, 1, 1]
 
 
-async def test_items_stand_in_a_call_in_their_own_shape(server: Server, store: BulkStore, http: Http) -> None:
+async def test_items_stand_in_a_call_in_their_own_shape(server: Server, store: BulkStore, http: HttpClient) -> None:
     """As sub-requests, each with a path of its own; where nothing is around them, they are the list that is sent."""
     names = {name: f"{{{{ {name} }}}}" for name in ("op", "key", "id", "payload")}
     erp = third_party(http, item={**names, "path": "/items{{ '/' ~ id | urlencode if id }}"})
@@ -93,7 +95,7 @@ async def test_items_stand_in_a_call_in_their_own_shape(server: Server, store: B
     assert heard == [[{"drop": "i-a"}]]
 
 
-async def test_an_item_whose_shape_cannot_be_made_spoils_no_other(store: BulkStore, http: Http) -> None:
+async def test_an_item_whose_shape_cannot_be_made_spoils_no_other(store: BulkStore, http: HttpClient) -> None:
     erp = third_party(
         http, item={"key": "{{ {'a': 'a', 'c': 'c'}[key] }}", "op": "{{ op }}", "id": None, "payload": "{{ payload }}"}
     )
@@ -103,13 +105,13 @@ async def test_an_item_whose_shape_cannot_be_made_spoils_no_other(store: BulkSto
     assert [[each["key"] for each in call] for call in store.calls] == [["a", "c"]]
 
 
-async def test_no_call_holds_more_than_its_size(store: BulkStore, http: Http) -> None:
+async def test_no_call_holds_more_than_its_size(store: BulkStore, http: HttpClient) -> None:
     keys = "abcdefghijklmnopqrstuvwxy"
     assert set((await created(third_party(http), keys)).values()) == {f"i-{key}" for key in keys}
     assert sorted(len(call) for call in store.calls) == [5, 10, 10]
 
 
-async def test_no_call_is_larger_than_its_bytes_but_for_a_single_item(store: BulkStore, http: Http) -> None:
+async def test_no_call_is_larger_than_its_bytes_but_for_a_single_item(store: BulkStore, http: HttpClient) -> None:
     erp = third_party(http, bytes=700)
     big = Item("big", "A", {"code": "big", "name": "x" * 900})
     await asyncio.gather(erp.create(big), *(erp.create(item(key)) for key in "abcdef"))
@@ -118,7 +120,7 @@ async def test_no_call_is_larger_than_its_bytes_but_for_a_single_item(store: Bul
 
 
 async def test_a_call_holds_one_business_group_where_its_address_names_it(
-    store: BulkStore, http: Http, server: Server
+    store: BulkStore, http: HttpClient, server: Server
 ) -> None:
     erp = third_party(http, by_group=True, request={**BULK["request"], "path": "/stores/{{ group }}/bulk"})
     await asyncio.gather(*(erp.create(item(key, group="AB"[key > "b"])) for key in "abcd"))
@@ -126,7 +128,7 @@ async def test_a_call_holds_one_business_group_where_its_address_names_it(
     assert sorted(len(call) for call in store.calls) == [2, 2]
 
 
-async def test_what_waited_too_long_is_not_sent_and_says_so(store: BulkStore, http: Http) -> None:
+async def test_what_waited_too_long_is_not_sent_and_says_so(store: BulkStore, http: HttpClient) -> None:
     erp = third_party(http)
     late, _ = await asyncio.gather(
         failure_of(erp.create(item("a", deadline=time.monotonic() - 1))), erp.create(item("b"))
@@ -135,7 +137,7 @@ async def test_what_waited_too_long_is_not_sent_and_says_so(store: BulkStore, ht
     assert [[each["key"] for each in call] for call in store.calls] == [["b"]]
 
 
-async def test_without_a_body_of_its_own_a_list_of_the_payloads_is_sent(http: Http, server: Server) -> None:
+async def test_without_a_body_of_its_own_a_list_of_the_payloads_is_sent(http: HttpClient, server: Server) -> None:
     bodies: list[Any] = []
 
     async def taken(request: Request) -> Response:
@@ -162,7 +164,7 @@ async def test_without_a_body_of_its_own_a_list_of_the_payloads_is_sent(http: Ht
     ],
 )
 async def test_results_find_their_records(
-    store: BulkStore, http: Http, match: str, says: Callable[[list[Any]], Any]
+    store: BulkStore, http: HttpClient, match: str, says: Callable[[list[Any]], Any]
 ) -> None:
     store.bad = {"b"}
     store.says = lambda results: JSONResponse({"results": says(results)}, 207)
@@ -172,13 +174,13 @@ async def test_results_find_their_records(
     assert (results["b"].kind, results["b"].unknown) == (Failure.PERMANENT, False)
 
 
-async def test_results_are_matched_by_id(store: BulkStore, http: Http) -> None:
+async def test_results_are_matched_by_id(store: BulkStore, http: HttpClient) -> None:
     erp = third_party(http)
     await created(erp, "abc")
     store.says = lambda results: JSONResponse({"results": results[::-1]}, 207)
     by_id = RestThirdParty(
         http,
-        Target.model_validate(
+        TargetSettings.model_validate(
             {
                 **TARGET,
                 "create": {"path": "/items"},
@@ -195,7 +197,7 @@ async def test_results_are_matched_by_id(store: BulkStore, http: Http) -> None:
 
 
 @pytest.mark.parametrize("match", ["position", "key"])
-async def test_items_that_are_dropped_silently_count_as_unknown(store: BulkStore, http: Http, match: str) -> None:
+async def test_items_that_are_dropped_silently_count_as_unknown(store: BulkStore, http: HttpClient, match: str) -> None:
     store.says = lambda results: JSONResponse({"results": results[:-1]}, 200)
     results = await created(third_party(http, match=match, result_key="key"), "abc")
     assert isinstance(results["c"], CallFailed)
@@ -204,14 +206,14 @@ async def test_items_that_are_dropped_silently_count_as_unknown(store: BulkStore
     assert known == (["a", "b"] if match == "key" else [])  # by position nobody knows which one is missing
 
 
-async def test_an_item_that_is_missing_there_is_told_apart(store: BulkStore, http: Http) -> None:
+async def test_an_item_that_is_missing_there_is_told_apart(store: BulkStore, http: HttpClient) -> None:
     erp = third_party(http)
     await created(erp, "a")
     results = await asyncio.gather(erp.update(item("a", "i-a")), erp.update(item("z", "i-z")))
     assert list(results) == ["i-a", None]
 
 
-async def test_rules_say_what_a_result_means(store: BulkStore, http: Http) -> None:
+async def test_rules_say_what_a_result_means(store: BulkStore, http: HttpClient) -> None:
     store.says = lambda results: JSONResponse(
         {
             "results": [
@@ -233,13 +235,13 @@ async def test_rules_say_what_a_result_means(store: BulkStore, http: Http) -> No
 
 
 @pytest.mark.parametrize("answer", [{"results": "none"}, {"other": []}, [1, 2], "a text"])
-async def test_garbage_is_taken_for_no_success(store: BulkStore, http: Http, answer: Any) -> None:
+async def test_garbage_is_taken_for_no_success(store: BulkStore, http: HttpClient, answer: Any) -> None:
     store.says = lambda results: JSONResponse(answer)
     results = await created(third_party(http), "ab")
     assert all(isinstance(end, CallFailed) and end.unknown for end in results.values())
 
 
-async def test_what_was_made_without_a_result_is_looked_up(store: BulkStore, http: Http) -> None:
+async def test_what_was_made_without_a_result_is_looked_up(store: BulkStore, http: HttpClient) -> None:
     store.says = lambda results: JSONResponse(None)
     assert await created(third_party(http, results=None, result_id=None), "ab") == {"a": "i-a", "b": "i-b"}
 
@@ -247,7 +249,9 @@ async def test_what_was_made_without_a_result_is_looked_up(store: BulkStore, htt
 # Calls that fail ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_call_that_is_all_or_nothing_is_halved_until_the_bad_one_is_alone(store: BulkStore, http: Http) -> None:
+async def test_a_call_that_is_all_or_nothing_is_halved_until_the_bad_one_is_alone(
+    store: BulkStore, http: HttpClient
+) -> None:
     store.atomic, store.bad = True, {"f"}
     results = await created(third_party(http, atomic=True), "abcdefgh")
     assert {key for key, end in results.items() if isinstance(end, CallFailed)} == {"f"}
@@ -256,11 +260,13 @@ async def test_a_call_that_is_all_or_nothing_is_halved_until_the_bad_one_is_alon
     assert sorted(store.items) == [f"i-{key}" for key in "abcdegh"]
 
 
-async def test_a_call_that_is_too_large_is_halved_though_it_is_answered_by_a_429(store: BulkStore, http: Http) -> None:
+async def test_a_call_that_is_too_large_is_halved_though_it_is_answered_by_a_429(
+    store: BulkStore, http: HttpClient
+) -> None:
     store.most = 3
     erp = RestThirdParty(
         http,
-        Target.model_validate(
+        TargetSettings.model_validate(
             {
                 **TARGET,
                 "bulk_update": BULK,
@@ -282,7 +288,7 @@ async def test_a_call_that_is_too_large_is_halved_though_it_is_answered_by_a_429
 
 
 async def test_a_refused_call_that_may_have_written_a_part_is_unknown_and_each_goes_alone_then(
-    store: BulkStore, http: Http
+    store: BulkStore, http: HttpClient
 ) -> None:
     store.atomic, store.bad = True, {"b"}
     erp = third_party(http)
@@ -295,7 +301,9 @@ async def test_a_refused_call_that_may_have_written_a_part_is_unknown_and_each_g
 
 
 @pytest.mark.parametrize(("status", "unknown"), [(500, True), (502, True), (429, False)])
-async def test_what_fails_for_all_fails_for_each(store: BulkStore, http: Http, status: int, unknown: bool) -> None:
+async def test_what_fails_for_all_fails_for_each(
+    store: BulkStore, http: HttpClient, status: int, unknown: bool
+) -> None:
     store.says = lambda results: JSONResponse({}, status)
     results = await created(third_party(http), "ab")
     assert [(end.kind is not Failure.PERMANENT, end.unknown) for end in results.values()] == [(True, unknown)] * 2
@@ -319,4 +327,6 @@ async def test_what_fails_for_all_fails_for_each(store: BulkStore, http: Http, s
 )
 def test_what_cannot_work_is_refused_at_load(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
-        Target.model_validate({**TARGET, "bulk_create": BULK, "bulk_update": BULK, "bulk_delete": BULK, **changes})
+        TargetSettings.model_validate(
+            {**TARGET, "bulk_create": BULK, "bulk_update": BULK, "bulk_delete": BULK, **changes}
+        )

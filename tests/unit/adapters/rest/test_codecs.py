@@ -18,13 +18,13 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.codecs import Codecs
-from sync_orchestrator.adapters.rest.paging import get
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config.calls import Get, Write
-from sync_orchestrator.config.targets import Codec
-from sync_orchestrator.core.values.mapping import Mapping, digest
+from sync_orchestrator.adapters.rest.paging import get_record
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config.calls import ReadCallSettings, WriteCallSettings
+from sync_orchestrator.config.targets import CodecSettings
+from sync_orchestrator.core.values.mapping import Mapping, compute_digest
 from sync_orchestrator.errors import MappingFailed
 
 TYPED = {"__class__": "Decimal", "value": "{{ value }}"}
@@ -52,7 +52,7 @@ shapes = st.sampled_from(
 
 def codecs(**fields: Any) -> Codecs:
     """The codecs of a target with these fields and a plain one."""
-    return Codecs({name: Codec.model_validate(codec) for name, codec in fields.items()}, (*fields, "plain"))
+    return Codecs({name: CodecSettings.model_validate(codec) for name, codec in fields.items()}, (*fields, "plain"))
 
 
 # What is written, and that it comes back.
@@ -104,7 +104,10 @@ def test_a_value_is_written_in_their_shape_and_read_back_as_ours(codec: Any, our
     written = codecs(f=codec).encode({"f": ours, "plain": 9.9})
     assert json.dumps(written) == json.dumps({"f": theirs, "plain": 9.9})
     read = codecs(f=codec).decode(written)
-    assert (digest(read), type(read["f"]) is bool) == (digest({"f": ours, "plain": 9.9}), type(ours) is bool)
+    assert (compute_digest(read), type(read["f"]) is bool) == (
+        compute_digest({"f": ours, "plain": 9.9}),
+        type(ours) is bool,
+    )
 
 
 @given(kind=kinds, digits=st.integers(0, 12), shape=shapes, ours=plain_json)
@@ -115,7 +118,7 @@ def test_what_can_be_written_comes_back_as_it_was(kind: str, digits: int, shape:
     except MappingFailed:
         assert kind != "plain"
         return
-    assert digest(both.decode(json.loads(json.dumps(written)))) == digest({"f": ours, "plain": ours})
+    assert compute_digest(both.decode(json.loads(json.dumps(written)))) == compute_digest({"f": ours, "plain": ours})
 
 
 @given(units=st.integers(-(10**15), 10**15), digits=st.integers(0, 4), kind=amounts)
@@ -128,7 +131,7 @@ def test_every_amount_in_its_smallest_units_can_be_written(units: int, digits: i
 @given(ours=numbers | st.booleans())
 def test_every_number_and_truth_value_can_be_written_as_text(ours: Any) -> None:
     both = codecs(f={"kind": "text"})
-    assert digest(both.decode(both.encode({"f": ours}))["f"]) == digest(ours)
+    assert compute_digest(both.decode(both.encode({"f": ours}))["f"]) == compute_digest(ours)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +197,7 @@ def test_what_would_not_come_back_is_refused_with_its_field(codec: Any, ours: An
     ],
 )
 def test_a_field_is_read_by_its_value(codec: Any, record: Any, ours: Any) -> None:
-    assert digest(codecs(f=codec).decode(record)["f"]) == digest(ours)
+    assert compute_digest(codecs(f=codec).decode(record)["f"]) == compute_digest(ours)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +230,7 @@ def test_what_cannot_be_read_is_left_as_it_is(codec: Any, shown: Any) -> None:
 def test_no_record_of_theirs_is_too_odd_to_be_compared(kind: str, shape: Any, record: Any) -> None:
     read = codecs(f={"kind": kind, "write": shape[0], "read": shape[1]}).decode(record)
     assert read.keys() == {"f", "plain"}
-    digest(read)
+    compute_digest(read)
 
 
 # Over HTTP.
@@ -252,13 +255,13 @@ async def test_a_record_in_their_shape_compares_equal_although_they_add_to_it(se
         count={"kind": "text", "read": "stock.on_hand"},
     )
     ours = {"price": 19.9, "cents": 0.29, "name": 'Hose "{{ x }}"', "count": 3, "plain": [1, {"a": None}]}
-    http = Http(HttpSettings(base_url=server.url))
-    await http.send(Write(path="/items"), {}, write=True, body=both.encode(ours))
-    shown = await get(http, Get(path="/items"), {})
+    http = HttpClient(HttpSettings(base_url=server.url))
+    await http.send(WriteCallSettings(path="/items"), {}, write=True, body=both.encode(ours))
+    shown = await get_record(http, ReadCallSettings(path="/items"), {})
     await http.close()
     assert kept["price"] == {"__class__": "Decimal", "value": "19.90", "currency": "EUR"}
     assert (kept["cents"], kept["name"]["de"], kept["stock"]) == (29, ours["name"], {"on_hand": "3"})
-    assert Mapping(dict.fromkeys(ours, "key")).digest_of_theirs(both.decode(shown)) == digest(ours)
+    assert Mapping(dict.fromkeys(ours, "key")).digest_of_theirs(both.decode(shown)) == compute_digest(ours)
 
 
 # The configuration.

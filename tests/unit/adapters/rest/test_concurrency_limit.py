@@ -13,13 +13,13 @@ from lost_batches import FULL, LOST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.lost_batches import LostBatches
 from sync_orchestrator.config import Config
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Request as Call
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import RequestSettings as Call
 from sync_orchestrator.core.ports import Capabilities, Found
-from sync_orchestrator.core.push.decision import Situation, Step, plan
+from sync_orchestrator.core.push.decision import PushStep, Situation, plan_step
 from sync_orchestrator.core.systems.call_limit import CallLimit, Limit, ease_limit, lower_limit, raise_limit
 from sync_orchestrator.errors import CallFailed, Failure
 
@@ -58,11 +58,11 @@ def test_a_batch_that_is_slow_for_its_size_grows_while_its_latency_is_far_from_t
     assert raise_limit(small, 32, slowest=1.6, timeout=2).batch == 0.1
 
 
-def client(server: Server, limit: CallLimit | None, timeout: float = 0.2) -> Http:
-    return Http(HttpSettings.model_validate({"base_url": server.url, "timeout": timeout}), limit=limit)
+def client(server: Server, limit: CallLimit | None, timeout: float = 0.2) -> HttpClient:
+    return HttpClient(HttpSettings.model_validate({"base_url": server.url, "timeout": timeout}), limit=limit)
 
 
-async def put(http: Http) -> CallFailed | None:
+async def put(http: HttpClient) -> CallFailed | None:
     try:
         await http.send(WRITE, {}, write=True)
     except CallFailed as failure:
@@ -102,7 +102,7 @@ async def test_calls_beyond_the_limit_wait_for_those_under_way() -> None:
 
     async def call() -> None:
         nonlocal most, now
-        async with limit.room(time.monotonic() + 5):
+        async with limit.reserve_call(time.monotonic() + 5):
             now += 1
             most = max(most, now)
             await asyncio.sleep(0)
@@ -114,9 +114,9 @@ async def test_calls_beyond_the_limit_wait_for_those_under_way() -> None:
 
 async def test_a_call_that_finds_no_room_in_time_costs_no_attempt() -> None:
     limit = CallLimit(1, 5)
-    async with limit.room(time.monotonic() + 5):
+    async with limit.reserve_call(time.monotonic() + 5):
         with pytest.raises(CallFailed) as caught:
-            async with limit.room(time.monotonic()):
+            async with limit.reserve_call(time.monotonic()):
                 raise AssertionError
     assert caught.value.kind is Failure.THROTTLED
     assert limit.has_room()
@@ -124,12 +124,12 @@ async def test_a_call_that_finds_no_room_in_time_costs_no_attempt() -> None:
 
 def test_a_pusher_has_no_more_records_under_way_than_the_limited_calls_can_carry() -> None:
     limit = CallLimit(32, 2)
-    limit._apply(Limit(2.0, 0.4, is_known=True, was_lowered=True))
-    assert limit.records(25, 800) == 20
+    limit._apply_limit(Limit(2.0, 0.4, is_known=True, was_lowered=True))
+    assert limit.limit_records(25, 800) == 20
     limit.pushers = 4
-    assert limit.records(25, 800) == 5
-    limit._apply(FULL)
-    assert limit.records(25, 800) == 800
+    assert limit.limit_records(25, 800) == 5
+    limit._apply_limit(FULL)
+    assert limit.limit_records(25, 800) == 800
 
 
 @pytest.mark.parametrize("ours", [True, False])
@@ -150,8 +150,8 @@ def test_an_update_of_a_lost_batch_is_repeated_with_others_instead_of_being_read
         "idempotent_create": False,
         "group_in_address": False,
     }
-    assert plan(lost, Capabilities(**capabilities)) is Step.READ_BACK
-    assert plan(lost, Capabilities(**capabilities, bulk_update=True)) is Step.UPDATE
+    assert plan_step(lost, Capabilities(**capabilities)) is PushStep.READ_BACK
+    assert plan_step(lost, Capabilities(**capabilities, bulk_update=True)) is PushStep.UPDATE
 
 
 class Listing:
@@ -182,26 +182,26 @@ async def test_records_of_a_lost_batch_are_found_by_one_listing(keys: int, shown
     listing = Listing(shown)
     lost = LostBatches(listing.pages)
     names = [f"k{number}" for number in range(keys)]
-    lost.add(names)
-    came = await asyncio.gather(*(lost.find(name, "A") for name in names))
+    lost.add_keys(names)
+    came = await asyncio.gather(*(lost.find_records(name, "A") for name in names))
     assert (sum(map(bool, came)), listing.read) == (found, pages)
     assert all([record.key for record in records] in ([], [name]) for name, records in zip(names, came, strict=True))
-    assert await lost.find("k0", "A") == []  # once: what follows is searched by key
+    assert await lost.find_records("k0", "A") == []  # once: what follows is searched by key
 
 
 async def test_a_listing_of_a_large_group_ends_before_it_costs_more_than_the_searches() -> None:
     listing = Listing(1000)
     lost = LostBatches(listing.pages)
     names = [f"k{number}" for number in range(900, 920)]
-    lost.add(names)
-    assert not any(await asyncio.gather(*(lost.find(name, "A") for name in names)))
+    lost.add_keys(names)
+    assert not any(await asyncio.gather(*(lost.find_records(name, "A") for name in names)))
     assert listing.read == 10
 
 
 async def test_keys_that_were_in_no_lost_batch_are_searched_at_once() -> None:
     listing = Listing(100)
     lost = LostBatches(listing.pages)
-    assert await asyncio.gather(*(lost.find(f"k{number}", "A") for number in range(20))) == [[]] * 20
+    assert await asyncio.gather(*(lost.find_records(f"k{number}", "A") for number in range(20))) == [[]] * 20
     assert listing.read == 0
 
 

@@ -12,17 +12,23 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.filter_check import KEEP, Filters
 from sync_orchestrator.adapters.rest.paging import get_count
 from sync_orchestrator.adapters.rest.source import RestSource
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
-from sync_orchestrator.config import Count, FilterCheck, Listing, Part, Target
-from sync_orchestrator.config import Http as HttpSettings
+from sync_orchestrator.config import (
+    CountCallSettings,
+    FilterCheckSettings,
+    ListCallSettings,
+    PartSettings,
+    TargetSettings,
+)
+from sync_orchestrator.config import HttpSettings as HttpSettings
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
-NOBODY = FilterCheck().group
-NOTHING = FilterCheck().key
+NOBODY = FilterCheckSettings().group
+NOTHING = FilterCheckSettings().key
 
 
 async def counted(server: Server, count: dict[str, Any], answer: Callable[[], Response] | None = None) -> int:
@@ -32,9 +38,9 @@ async def counted(server: Server, count: dict[str, Any], answer: Callable[[], Re
             return answer()
 
         server.handler = handler
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
+    client = HttpClient(HttpSettings(base_url=server.url, timeout=5))
     try:
-        return await get_count(client, Count.model_validate({"path": "/count", **count}), {"group": "A"})
+        return await get_count(client, CountCallSettings.model_validate({"path": "/count", **count}), {"group": "A"})
     finally:
         await client.close()
 
@@ -161,7 +167,7 @@ async def test_a_count_that_is_none(
 
 def test_a_head_has_no_body() -> None:
     with pytest.raises(ValidationError, match="say 'header'"):
-        Count.model_validate({"method": "HEAD", "path": "/count"})
+        CountCallSettings.model_validate({"method": "HEAD", "path": "/count"})
 
 
 # Filters.
@@ -208,8 +214,8 @@ BY_GROUP_AND_KEY = {"path": "/items", "params": {"key": "{{ key }}", "group": "{
 
 
 def third_party(server: Server, **changes: Any) -> RestThirdParty:
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
-    return RestThirdParty(client, Target.model_validate({**TARGET, **changes}), ("key",))
+    client = HttpClient(HttpSettings(base_url=server.url, timeout=5))
+    return RestThirdParty(client, TargetSettings.model_validate({**TARGET, **changes}), ("key",))
 
 
 async def asked(erp: RestThirdParty, call: str) -> Any:
@@ -288,17 +294,17 @@ async def test_a_check_that_fails_proves_nothing(server: Server, status: int) ->
 async def test_a_filter_is_checked_again_after_a_while(server: Server) -> None:
     now = [0.0]
     store = Store(server, "group")
-    client = Http(HttpSettings(base_url=server.url))
-    filters = Filters(client, FilterCheck(), lambda: now[0])
-    count = Count.model_validate(TARGET["count"])
+    client = HttpClient(HttpSettings(base_url=server.url))
+    filters = Filters(client, FilterCheckSettings(), lambda: now[0])
+    count = CountCallSettings.model_validate(TARGET["count"])
     for at, calls in [(0.0, 1), (KEEP - 1, 1), (KEEP, 2)]:
         now[0] = at
-        await filters.prove("count", count, {"group": "A"}, "group")
+        await filters.prove_filters("count", count, {"group": "A"}, "group")
         assert len(server.seen) == calls
     store.obeyed = ()
     now[0] = KEEP * 2
     with pytest.raises(CallFailed, match="is ignored"):
-        await filters.prove("count", count, {"group": "A"}, "group")
+        await filters.prove_filters("count", count, {"group": "A"}, "group")
     await client.close()
 
 
@@ -310,9 +316,11 @@ async def test_a_filter_is_checked_again_after_a_while(server: Server) -> None:
     ],
 )
 async def test_what_is_not_checked(server: Server, check: dict[str, Any], filters: list[str]) -> None:
-    client = Http(HttpSettings(base_url=server.url))
-    count = Count.model_validate(TARGET["count"])
-    await Filters(client, FilterCheck.model_validate(check)).prove("count", count, {"group": "A"}, *filters)
+    client = HttpClient(HttpSettings(base_url=server.url))
+    count = CountCallSettings.model_validate(TARGET["count"])
+    await Filters(client, FilterCheckSettings.model_validate(check)).prove_filters(
+        "count", count, {"group": "A"}, *filters
+    )
     assert server.seen == []
     await client.close()
 
@@ -320,10 +328,14 @@ async def test_what_is_not_checked(server: Server, check: dict[str, Any], filter
 async def test_a_reference_stands_for_the_group(server: Server) -> None:
     """Where the filter is by what was looked up for the group, that is what cannot exist."""
     Store(server)
-    client = Http(HttpSettings(base_url=server.url))
-    listing = Listing.model_validate({"path": "/items", "params": {"store": "{{ store_id }}"}, "items": "items"})
+    client = HttpClient(HttpSettings(base_url=server.url))
+    listing = ListCallSettings.model_validate(
+        {"path": "/items", "params": {"store": "{{ store_id }}"}, "items": "items"}
+    )
     failure = await failure_of(
-        Filters(client, FilterCheck(group="-1")).prove("list", listing, {"store_id": 7}, "group", "store_id")
+        Filters(client, FilterCheckSettings(group="-1")).prove_filters(
+            "list", listing, {"store_id": 7}, "group", "store_id"
+        )
     )
     assert server.seen[0][2] == {"store": "-1"}
     assert "asked for store_id '-1'" in failure.detail
@@ -336,7 +348,7 @@ async def test_a_reference_stands_for_the_group(server: Server) -> None:
 def source(server: Server, **changes: Any) -> RestSource:
     version = {"path": "v", "kind": "number"}
     part = {"key": "key", "version": version, "group": "group", "list": TARGET["list"], **changes}
-    return RestSource(Http(HttpSettings(base_url=server.url)), Part.model_validate(part))
+    return RestSource(HttpClient(HttpSettings(base_url=server.url)), PartSettings.model_validate(part))
 
 
 async def groups_listed(shop: RestSource) -> list[tuple[str, str | None]]:

@@ -10,11 +10,11 @@ from catalog_server import CARRIERS, REFERENCE, TARGET, Catalog, in_bulk, writin
 from http_server import Server, failure_of
 from pydantic import ValidationError
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty, capabilities_of
-from sync_orchestrator.config import Config, Target
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.conformance import conformance
+from sync_orchestrator.config import Config, TargetSettings
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.conformance import run_conformance
 from sync_orchestrator.conformance.source import SOURCE
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
 from sync_orchestrator.core.ports import Item
@@ -23,16 +23,16 @@ from sync_orchestrator.errors import Failure
 
 def test_a_group_that_reaches_the_path_by_a_reference_is_a_part_of_the_address() -> None:
     path = {"path": "/stores/{{ store_id }}/items/{{ id }}"}
-    target = Target.model_validate(
+    target = TargetSettings.model_validate(
         {**TARGET, "update": {**path, "method": "PUT"}, "delete": path, "read": path, "references": REFERENCE}
     )
     assert capabilities_of(target).group_in_address
-    assert not capabilities_of(Target.model_validate({**TARGET, "references": REFERENCE})).group_in_address
+    assert not capabilities_of(TargetSettings.model_validate({**TARGET, "references": REFERENCE})).group_in_address
 
 
 def bulk_adapter(server: Server, target: dict[str, Any]) -> RestThirdParty:
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
-    return RestThirdParty(client, Target.model_validate(target), ("code", "name", "count"))
+    client = HttpClient(HttpSettings(base_url=server.url, timeout=5))
+    return RestThirdParty(client, TargetSettings.model_validate(target), ("code", "name", "count"))
 
 
 async def test_a_reference_in_a_bulk_item_is_each_records_own(server: Server) -> None:
@@ -76,7 +76,7 @@ async def test_a_reference_that_needs_the_payload_is_null_in_a_bulk_delete(serve
 
 def test_a_name_that_is_no_reference_is_refused_in_a_bulk_item() -> None:
     with pytest.raises(ValidationError, match=r"item: nothing fills in 'shop_id'; known here: .*payload.*store_id"):
-        Target.model_validate({**in_bulk(store="{{ shop_id }}"), "references": REFERENCE})
+        TargetSettings.model_validate({**in_bulk(store="{{ shop_id }}"), "references": REFERENCE})
 
 
 def catalog_config(server: Server, target: dict[str, Any]) -> Config:
@@ -100,7 +100,7 @@ def catalog_config(server: Server, target: dict[str, Any]) -> Config:
 def ended(server: Server, target: dict[str, Any], behaviour: str, **options: Any) -> Any:
     skip = {*THIRD_PARTY.names, *SOURCE.names} - {behaviour}
     report = asyncio.run(
-        conformance(
+        run_conformance(
             catalog_config(server, target),
             "item",
             samples=[{"code": "k", "name": "a thing", "count": 3}],
@@ -110,7 +110,7 @@ def ended(server: Server, target: dict[str, Any], behaviour: str, **options: Any
             **options,
         )
     )
-    return report.of(behaviour)
+    return report.find_ending(behaviour)
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)

@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.link_header import next_link
 from sync_orchestrator.adapters.rest import paging
-from sync_orchestrator.adapters.rest.paging import pages
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Listing
+from sync_orchestrator.adapters.rest.paging import list_pages
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import ListCallSettings
 from sync_orchestrator.errors import Failure
 
 LIMIT = {"limit": "{{ limit }}"}
@@ -111,10 +111,10 @@ async def listed(
 ) -> list[list[str]]:
     """The keys of each page; ``into``: kept there also where the listing fails."""
     found: list[list[str]] = [] if into is None else into
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
-    call = Listing.model_validate({"path": "/items", "items": "items", **listing})
+    client = HttpClient(HttpSettings(base_url=server.url, timeout=5))
+    call = ListCallSettings.model_validate({"path": "/items", "items": "items", **listing})
     try:
-        async for items, _ in pages(client, call, values, key_of=key_of, after=after):
+        async for items, _ in list_pages(client, call, values, key_of=key_of, after=after):
             found.append([item["key"] for item in items])
     finally:
         await client.close()
@@ -589,11 +589,11 @@ async def test_a_total_that_changes_meanwhile(server: Server, documents: list[tu
 )
 def test_what_does_not_go_together(listing: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
-        Listing.model_validate({"path": "/items", **listing})
+        ListCallSettings.model_validate({"path": "/items", **listing})
 
 
 def test_a_page_size_that_is_the_servers_own() -> None:
     """It needs not be asked for."""
-    assert Listing.model_validate(
+    assert ListCallSettings.model_validate(
         {"path": "/items", "paging": "page", "params": {"p": "{{ page }}"}, "size": 50, "short_page_ends": True}
     )

@@ -18,12 +18,12 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.adapters.http.responses import Answer, failure_of, shown
-from sync_orchestrator.adapters.rest.paging import get
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Outcome, Retry
-from sync_orchestrator.config.calls import Get, Write
+from sync_orchestrator.adapters.http.client import HttpClient
+from sync_orchestrator.adapters.http.responses import Answer, failure_of, sanitize_text
+from sync_orchestrator.adapters.rest.paging import get_record
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import OutcomeRule, RetrySettings
+from sync_orchestrator.config.calls import ReadCallSettings, WriteCallSettings
 from sync_orchestrator.core.retry import Decision, after_failure
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
@@ -42,19 +42,19 @@ FLAGS: dict[str, Callable[[CallFailed], bool]] = {
 }
 
 
-def rule(when: str, means: str, message: str | None = None) -> Outcome:
-    return Outcome.model_validate({"when": when, "means": means, "message": message})
+def rule(when: str, means: str, message: str | None = None) -> OutcomeRule:
+    return OutcomeRule.model_validate({"when": when, "means": means, "message": message})
 
 
 async def called(
     server: Server,
-    *rules: Outcome,
+    *rules: OutcomeRule,
     status: int = 200,
     content: Any = b"",
     headers: dict[str, str] | None = None,
     write: bool = True,
-    system: tuple[Outcome, ...] = (),
-    target: tuple[Outcome, ...] = (),
+    system: tuple[OutcomeRule, ...] = (),
+    target: tuple[OutcomeRule, ...] = (),
 ) -> tuple[Failure | None, set[str], str]:
     """What a call comes to that is answered so: the kind of failure, its flags, its detail."""
 
@@ -63,9 +63,11 @@ async def called(
         return Response(body, status, {"content-type": "application/json", **(headers or {})})
 
     server.handler = handler
-    http = Http(HttpSettings(base_url=server.url, timeout=5, outcomes=list(system), headers={"X-Key": "s3cret<word>"}))
+    http = HttpClient(
+        HttpSettings(base_url=server.url, timeout=5, outcomes=list(system), headers={"X-Key": "s3cret<word>"})
+    )
     try:
-        await http.send(Write(path="/", outcomes=list(rules)), {}, write=write, outcomes=target, body={})
+        await http.send(WriteCallSettings(path="/", outcomes=list(rules)), {}, write=write, outcomes=target, body={})
     except CallFailed as failed:
         failure = failed
     else:
@@ -345,9 +347,9 @@ async def test_html_error_pages_with_200_are_no_success(server: Server) -> None:
         return Response(HTML, 200)
 
     server.handler = handler
-    http = Http(HttpSettings(base_url=server.url))
+    http = HttpClient(HttpSettings(base_url=server.url))
     with pytest.raises(CallFailed) as caught:
-        await get(http, Get(path="/"), {})
+        await get_record(http, ReadCallSettings(path="/"), {})
     await http.close()
     assert caught.value.kind is Failure.TRANSIENT
     assert caught.value.detail == ("the answer to GET / is not JSON: an HTML page: 502 Bad Gateway Bad & sad Try later")
@@ -365,7 +367,7 @@ async def test_html_error_pages_with_200_are_no_success(server: Server) -> None:
     ],
 )
 def test_what_came_is_shown_short_readable_and_without_secrets(page: str, text: str) -> None:
-    assert shown(page, ["s3cret<word>", "s3cret&lt;word&gt;"]) == text
+    assert sanitize_text(page, ["s3cret<word>", "s3cret&lt;word&gt;"]) == text
 
 
 # A record waits for what it refers to.
@@ -374,18 +376,18 @@ def test_what_came_is_shown_short_readable_and_without_secrets(page: str, text: 
 @pytest.mark.parametrize(
     ("policy", "waited", "asked", "wait"),
     [
-        (Retry(jitter=0), 0, None, 10),  # the first time
-        (Retry(jitter=0), 5, None, 10),
-        (Retry(jitter=0), 40, None, 40),  # as long again as before
-        (Retry(jitter=0, factor=3), 40, None, 80),
-        (Retry(jitter=0, factor=1), 40, None, 10),
-        (Retry(jitter=0), 90_000, None, 3600),  # the cap
-        (Retry(jitter=0), 0, 60, 60),  # what the other side asked for
-        (Retry(jitter=0.5), 40, None, 60),
+        (RetrySettings(jitter=0), 0, None, 10),  # the first time
+        (RetrySettings(jitter=0), 5, None, 10),
+        (RetrySettings(jitter=0), 40, None, 40),  # as long again as before
+        (RetrySettings(jitter=0, factor=3), 40, None, 80),
+        (RetrySettings(jitter=0, factor=1), 40, None, 10),
+        (RetrySettings(jitter=0), 90_000, None, 3600),  # the cap
+        (RetrySettings(jitter=0), 0, 60, 60),  # what the other side asked for
+        (RetrySettings(jitter=0.5), 40, None, 60),
     ],
 )
 def test_reference_missing_waits_in_proportion_and_spends_no_attempt(
-    policy: Retry, waited: float, asked: float | None, wait: float
+    policy: RetrySettings, waited: float, asked: float | None, wait: float
 ) -> None:
     decision = after_failure(policy, 3, Failure.REFERENCE, retry_after=asked, waited=waited, draw=1.0)
     assert decision == Decision(3, wait)

@@ -18,16 +18,16 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.adapters.http.responses import failure_of as meant
-from sync_orchestrator.adapters.http.retry_after import wait_asked
-from sync_orchestrator.adapters.rest.paging import get
+from sync_orchestrator.adapters.http.retry_after import requested_wait_seconds
+from sync_orchestrator.adapters.rest.paging import get_record
 from sync_orchestrator.adapters.rest.source import RestSource
-from sync_orchestrator.config import Get, Part
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Request as Call
-from sync_orchestrator.config.http_access import Throttle
+from sync_orchestrator.config import HttpSettings as HttpSettings
+from sync_orchestrator.config import PartSettings, ReadCallSettings
+from sync_orchestrator.config import RequestSettings as Call
+from sync_orchestrator.config.http_access import ThrottleSettings
 from sync_orchestrator.core.values.source_versions import version_of
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 from sync_orchestrator.expressions import templates
@@ -38,8 +38,8 @@ SKUS = {"skus": "{{ keys | join(',') }}"}
 POST = Call(method="POST", path="/x")
 
 
-def http(url: str, **settings: Any) -> Http:
-    return Http(HttpSettings(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, **settings))
+def http(url: str, **settings: Any) -> HttpClient:
+    return HttpClient(HttpSettings(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, **settings))
 
 
 def source(server: Server, concurrency: int = 32, **settings: Any) -> RestSource:
@@ -50,12 +50,12 @@ def source(server: Server, concurrency: int = 32, **settings: Any) -> RestSource
         "read": {"path": "/items/{{ key }}"},
         **settings,
     }
-    return RestSource(http(server.url, concurrency=concurrency, timeout=5), Part.model_validate(part))
+    return RestSource(http(server.url, concurrency=concurrency, timeout=5), PartSettings.model_validate(part))
 
 
 def classed(status: int, headers: dict[str, str] | None = None) -> CallFailed | None:
     answer = Answer(status, headers or {}, b"why")
-    return meant(answer, [], write=True, retry_after=wait_asked(answer, Throttle()))
+    return meant(answer, [], write=True, retry_after=requested_wait_seconds(answer, ThrottleSettings()))
 
 
 async def listed(found: RestSource, after: str | None = None) -> list[tuple[list[str], str | None]]:
@@ -221,7 +221,7 @@ async def test_no_error_tells_a_secret(server: Server, status: int, content: str
 
     server.handler = handler
     client = http(server.url)
-    failure = await failure_of(get(client, Get(path="/x", record="data"), {}))
+    failure = await failure_of(get_record(client, ReadCallSettings(path="/x", record="data"), {}))
     assert TOKEN not in str(failure)
     await client.close()
 
@@ -268,7 +268,7 @@ async def test_before_call_is_awaited_each_time(server: Server) -> None:
     async def before_call() -> None:
         calls.append(len(server.seen))
 
-    client = Http(HttpSettings(base_url=server.url), before_call)
+    client = HttpClient(HttpSettings(base_url=server.url), before_call)
     await client.read(Call(path="/x"), {})
     await client.send(Call(method="PUT", path="/x"), {}, write=True)
     assert calls == [0, 1]
@@ -303,7 +303,7 @@ async def test_no_key_leads_out_of_its_place(server: Server, key: str) -> None:
 
 
 def test_the_first_page_may_have_no_position() -> None:
-    assert templates.path("/items/{{ after | raw }}", {"after": ""}) == "/items/"
+    assert templates.render_path("/items/{{ after | raw }}", {"after": ""}) == "/items/"
 
 
 # One record.
@@ -700,7 +700,7 @@ async def test_changes(server: Server, kind: str, since: int, asked: dict[str, s
 
 def test_a_number_has_no_time() -> None:
     with pytest.raises(ValidationError, match="nothing fills in 'since'"):
-        Part.model_validate(
+        PartSettings.model_validate(
             {
                 "key": "sku",
                 "version": {"path": "v", "kind": "number"},

@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
-from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
-from sync_orchestrator.config import Config, Target
-from sync_orchestrator.config import Http as HttpSettings
+from sync_orchestrator.config import Config, TargetSettings
+from sync_orchestrator.config import HttpSettings as HttpSettings
 from sync_orchestrator.core.ports import Capabilities, Found, Item
 from sync_orchestrator.errors import Failure
 
@@ -69,8 +69,8 @@ class Heard:
 
 
 def third_party(server: Server, **changes: Any) -> RestThirdParty:
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
-    return RestThirdParty(client, Target.model_validate({**TARGET, **changes}), ("code", "name", "note"))
+    client = HttpClient(HttpSettings(base_url=server.url, timeout=5))
+    return RestThirdParty(client, TargetSettings.model_validate({**TARGET, **changes}), ("code", "name", "note"))
 
 
 # What it can do.

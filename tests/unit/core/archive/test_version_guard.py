@@ -20,16 +20,22 @@ from version_cases import (
 from sync_orchestrator.core.version_guard import (
     TOMBSTONE_HASH,
     Change,
-    Guard,
     RecordState,
     Rules,
     Stamp,
+    StateComparison,
     Verdict,
+    compare_states,
     decide,
-    guard,
 )
 
-NEWER, SAME, OLDER, TIE, BEHIND = Guard.NEWER, Guard.SAME, Guard.OLDER, Guard.TIE, Guard.BEHIND
+NEWER, SAME, OLDER, TIE, BEHIND = (
+    StateComparison.NEWER,
+    StateComparison.SAME,
+    StateComparison.OLDER,
+    StateComparison.TIE,
+    StateComparison.BEHIND,
+)
 GONE = TOMBSTONE_HASH
 
 
@@ -66,8 +72,10 @@ GONE = TOMBSTONE_HASH
         (stamp(3, HIGH, read_sequence=7), stamp(3, LOW, read_sequence=7), OLDER),
     ],
 )
-def test_the_guard_without_ties(present: Stamp | None, offered: Stamp, expected: Guard, can_read: bool) -> None:
-    assert guard(present, offered, can_read=can_read) is expected
+def test_the_guard_without_ties(
+    present: Stamp | None, offered: Stamp, expected: StateComparison, can_read: bool
+) -> None:
+    assert compare_states(present, offered, can_read=can_read) is expected
 
 
 @pytest.mark.parametrize(
@@ -88,9 +96,9 @@ def test_the_guard_without_ties(present: Stamp | None, offered: Stamp, expected:
     ],
 )
 def test_rule_30_a_tie_is_read_again_where_it_can_be_and_else_decided_by_arrival(
-    present: Stamp, offered: Stamp, can_read: bool, expected: Guard
+    present: Stamp, offered: Stamp, can_read: bool, expected: StateComparison
 ) -> None:
-    assert guard(present, offered, can_read=can_read) is expected
+    assert compare_states(present, offered, can_read=can_read) is expected
 
 
 @pytest.mark.parametrize("can_read", [True, False])
@@ -109,9 +117,9 @@ def test_rule_30_a_tie_is_read_again_where_it_can_be_and_else_decided_by_arrival
     ],
 )
 def test_rule_32_an_older_version_that_a_read_shows_is_the_truth_once_no_replica_can_lag(
-    present: Stamp, offered: Stamp, settled: bool, expected: Guard, can_read: bool
+    present: Stamp, offered: Stamp, settled: bool, expected: StateComparison, can_read: bool
 ) -> None:
-    assert guard(present, offered, can_read=can_read, settled=settled) is expected
+    assert compare_states(present, offered, can_read=can_read, settled=settled) is expected
 
 
 @pytest.mark.parametrize(
@@ -130,9 +138,9 @@ def test_rule_32_an_older_version_that_a_read_shows_is_the_truth_once_no_replica
     ],
 )
 def test_rule_21_what_finds_a_record_again_wins_over_an_inferred_tombstone(
-    offered: Stamp, can_read: bool, expected: Guard
+    offered: Stamp, can_read: bool, expected: StateComparison
 ) -> None:
-    assert guard(stamp(5, GONE, read_sequence=7, inferred=True), offered, can_read=can_read) is expected
+    assert compare_states(stamp(5, GONE, read_sequence=7, inferred=True), offered, can_read=can_read) is expected
 
 
 def record(*changes: Change, by: Rules | None = None) -> RecordState:

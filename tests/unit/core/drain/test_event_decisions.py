@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sync_orchestrator.config.entities import Retry
+from sync_orchestrator.config.entities import RetrySettings
 from sync_orchestrator.core.archive.merge import Merged
 from sync_orchestrator.core.drain.event_decisions import (
     BEHIND,
@@ -27,7 +27,7 @@ from sync_orchestrator.core.ledger.event_rows import DueEvent
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Rules, Stamp, Verdict
 from sync_orchestrator.errors import CallFailed, Failure
-from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.selectors import compile_selector
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LAG = 900.0
@@ -35,12 +35,12 @@ DAY = 86_400.0
 SECOND = 1_000_000
 PAST = int(NOW.timestamp() - 100) * SECOND
 RULES = Rules("shop", frozenset({"shop"}), "wait", frozenset({"shop", "stock"}), LAG)
-RETRY = Retry(retries=2, first_wait=10, factor=2, max_wait=3600, jitter=0)
+RETRY = RetrySettings(retries=2, first_wait=10, factor=2, max_wait=3600, jitter=0)
 
 
-def decider(retry: Retry = RETRY, **rules: Any) -> EventDecider:
+def decider(retry: RetrySettings = RETRY, **rules: Any) -> EventDecider:
     kinds: dict[str, Any] = {"shop": "time", "stock": "time"}
-    return EventDecider(replace(RULES, **rules), retry, kinds, 3600, compiled("place"), lambda: 0.0)
+    return EventDecider(replace(RULES, **rules), retry, kinds, 3600, compile_selector("place"), lambda: 0.0)
 
 
 def event(**changes: Any) -> DueEvent:

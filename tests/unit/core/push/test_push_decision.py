@@ -11,7 +11,7 @@ from itertools import product
 import pytest
 
 from sync_orchestrator.core.ports import Capabilities
-from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan
+from sync_orchestrator.core.push.decision import PushStep, Situation, after_lookup, plan_step
 
 NOW, BEFORE, REFUSED = b"now", b"before", b"refused"
 IN_FLIGHT, LANDED = 5.0, -0.1
@@ -40,14 +40,14 @@ NEVER_HERE = replace(GONE, ever_applied=False)
 MOVED = replace(CHANGED, external_id=None, moved=True)
 
 CREATE, UPDATE, DELETE, NOTHING, HOLD, REJECTED = (
-    Step.CREATE,
-    Step.UPDATE,
-    Step.DELETE,
-    Step.NOTHING,
-    Step.HOLD,
-    Step.REJECTED,
+    PushStep.CREATE,
+    PushStep.UPDATE,
+    PushStep.DELETE,
+    PushStep.NOTHING,
+    PushStep.HOLD,
+    PushStep.REJECTED,
 )
-READ_BACK, LOOK_UP = Step.READ_BACK, Step.LOOK_UP
+READ_BACK, LOOK_UP = PushStep.READ_BACK, PushStep.LOOK_UP
 
 
 @pytest.mark.parametrize(
@@ -69,21 +69,21 @@ READ_BACK, LOOK_UP = Step.READ_BACK, Step.LOOK_UP
     ],
 )
 def test_with_every_outcome_known(
-    situation: Situation, searchable: Step, idempotent: Step, blind: Step, our_keys: Step
+    situation: Situation, searchable: PushStep, idempotent: PushStep, blind: PushStep, our_keys: PushStep
 ) -> None:
-    steps = [plan(situation, capabilities) for capabilities in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
+    steps = [plan_step(situation, capabilities) for capabilities in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
     assert steps == [searchable, idempotent, blind, our_keys]
 
 
 @pytest.mark.parametrize("situation", [NEW, replace(CHANGED, external_id=None), MOVED])
 def test_where_others_make_records_too_each_create_is_preceded_by_a_search(situation: Situation) -> None:
-    assert plan(situation, SHARED) is LOOK_UP
+    assert plan_step(situation, SHARED) is LOOK_UP
     assert (after_lookup(situation, None, 1.0), after_lookup(situation, "7", 1.0)) == (CREATE, UPDATE)
 
 
 @pytest.mark.parametrize("situation", [CHANGED, UNCHANGED, DELETED, GONE])
 def test_only_a_create_is_preceded_by_that_search(situation: Situation) -> None:
-    assert plan(situation, SHARED) is plan(situation, SEARCHABLE)
+    assert plan_step(situation, SHARED) is plan_step(situation, SEARCHABLE)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ def test_only_a_create_is_preceded_by_that_search(situation: Situation) -> None:
     ],
 )
 def test_while_an_older_call_may_still_land(
-    situation: Situation, searchable: Step, idempotent: Step, blind: Step, our_keys: Step
+    situation: Situation, searchable: PushStep, idempotent: PushStep, blind: PushStep, our_keys: PushStep
 ) -> None:
     outcome_unknown = replace(situation, outcome_unknown_for=IN_FLIGHT)
-    steps = [plan(outcome_unknown, capabilities) for capabilities in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
+    steps = [plan_step(outcome_unknown, capabilities) for capabilities in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
     assert steps == [searchable, idempotent, blind, our_keys]
 
 
@@ -124,10 +124,15 @@ def test_while_an_older_call_may_still_land(
     ],
 )
 def test_once_an_older_call_can_no_longer_land_its_outcome_is_looked_at(
-    situation: Situation, searchable: Step, idempotent: Step, blind: Step, our_keys: Step, outcome_unknown_for: float
+    situation: Situation,
+    searchable: PushStep,
+    idempotent: PushStep,
+    blind: PushStep,
+    our_keys: PushStep,
+    outcome_unknown_for: float,
 ) -> None:
     outcome_unknown = replace(situation, outcome_unknown_for=outcome_unknown_for)
-    steps = [plan(outcome_unknown, capabilities) for capabilities in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
+    steps = [plan_step(outcome_unknown, capabilities) for capabilities in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
     assert steps == [searchable, idempotent, blind, our_keys]
 
 
@@ -145,7 +150,7 @@ def test_once_an_older_call_can_no_longer_land_its_outcome_is_looked_at(
 )
 def test_a_payload_that_was_refused_for_good_is_not_sent_again(situation: Situation, rejected: bool) -> None:
     for capabilities in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS):
-        assert (plan(situation, capabilities) is REJECTED) is rejected
+        assert (plan_step(situation, capabilities) is REJECTED) is rejected
 
 
 @pytest.mark.parametrize(
@@ -168,7 +173,7 @@ def test_a_payload_that_was_refused_for_good_is_not_sent_again(situation: Situat
     ],
 )
 def test_what_a_search_by_our_key_leads_to(
-    situation: Situation, outcome_unknown_for: float | None, found: str | None, step: Step | None
+    situation: Situation, outcome_unknown_for: float | None, found: str | None, step: PushStep | None
 ) -> None:
     assert after_lookup(replace(situation, outcome_unknown_for=outcome_unknown_for), found, 0.0) is step
 
@@ -201,7 +206,8 @@ SITUATIONS = [
     )
 ]
 PLANNED = [
-    (situation, capabilities, plan(situation, capabilities)) for situation, capabilities in product(SITUATIONS, TRAITS)
+    (situation, capabilities, plan_step(situation, capabilities))
+    for situation, capabilities in product(SITUATIONS, TRAITS)
 ]
 
 
@@ -219,7 +225,7 @@ def in_sync(situation: Situation) -> bool:
     )
 
 
-def those(*steps: Step) -> list[tuple[Situation, Capabilities]]:
+def those(*steps: PushStep) -> list[tuple[Situation, Capabilities]]:
     found = [(situation, capabilities) for situation, capabilities, step in PLANNED if step in steps]
     assert found, "no situation leads there"
     return found

@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 from fakes import lost_answer
 
-from sync_orchestrator.config import ThirdPartySystem
+from sync_orchestrator.config import ThirdPartySettings
 from sync_orchestrator.core.ports import TOO_OLD, Capabilities, Found, Item
 from sync_orchestrator.core.push.attempt import push_payload
-from sync_orchestrator.core.push.claims import Claim
+from sync_orchestrator.core.push.claims import PushClaim
 from sync_orchestrator.core.push.result import Pushed
 from sync_orchestrator.core.values.mapping import Mapping
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 PAYLOAD = {"name": "n"}
 MAPPING = Mapping({"name": "items.name"})
-SYSTEM = ThirdPartySystem.model_validate({"base_url": "http://x", "in_flight_window": 30, "search_lag": 0})
+SYSTEM = ThirdPartySettings.model_validate({"base_url": "http://x", "in_flight_window": 30, "search_lag": 0})
 TRAITS = Capabilities(
     assigns_ids=True, can_lookup=True, idempotent_create=False, group_in_address=False, look_first="never"
 )
-NEW = Claim(
+NEW = PushClaim(
     entity="item",
     key="a",
     group="A",
@@ -87,8 +87,8 @@ class Scripted:
 class Target:
     third_party: Any
     mapping: Mapping = MAPPING
-    system: ThirdPartySystem = field(
-        default_factory=lambda: ThirdPartySystem.model_validate(
+    system: ThirdPartySettings = field(
+        default_factory=lambda: ThirdPartySettings.model_validate(
             {"base_url": "http://x", "in_flight_window": 30, "search_lag": 0}
         )
     )
@@ -98,7 +98,7 @@ def shown(external_id: str, key: str = "a", name: str = "n") -> Found:
     return Found(key, external_id, None, {"name": name})
 
 
-def pushed(claim: Claim, answers: Sequence[Any], capabilities: Capabilities = TRAITS) -> tuple[list[str], Pushed]:
+def pushed(claim: PushClaim, answers: Sequence[Any], capabilities: Capabilities = TRAITS) -> tuple[list[str], Pushed]:
     third_party = Scripted(list(answers), capabilities)
     end = asyncio.run(push_payload(Target(third_party), claim, None if claim.deleted else PAYLOAD))
     assert third_party.answers == []
@@ -152,7 +152,7 @@ def pushed(claim: Claim, answers: Sequence[Any], capabilities: Capabilities = TR
         ),
     ],
 )
-def test_an_acknowledged_push(claim: Claim, answers: list[Any], calls: list[str], external_id: str | None) -> None:
+def test_an_acknowledged_push(claim: PushClaim, answers: list[Any], calls: list[str], external_id: str | None) -> None:
     made, end = pushed(claim, answers)
     assert (made, end.failure, end.postponed, end.external_id) == (calls, None, None, external_id)
     assert end.digest == (None if claim.deleted else MAPPING.digest_of_ours(PAYLOAD))
@@ -177,7 +177,7 @@ def test_an_acknowledged_push(claim: Claim, answers: list[Any], calls: list[str]
         pytest.param(NEW, [DUPLICATE, lost_answer()], True, False, True, id="a failed search says nothing of that"),
     ],
 )
-def test_a_failed_push(claim: Claim, answers: list[Any], unknown: bool, is_refused: bool, sent: bool) -> None:
+def test_a_failed_push(claim: PushClaim, answers: list[Any], unknown: bool, is_refused: bool, sent: bool) -> None:
     _, end = pushed(claim, answers)
     assert end.failure is not None
     assert (end.failure.unknown, end.rejected_digest is not None, end.calls.sent) == (unknown, is_refused, sent)
