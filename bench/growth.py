@@ -2,7 +2,7 @@
 
 ``python -m bench.growth [--quick | --long]``. Two databases of one server, one with few finished events and one with
 many, measured in turns; the ratio is that of the medians. Rows are made by the database in the shape that finished
-events have. Not here: how fast a drain is (``drain.py``).
+events have.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Servers of a measurement: started in processes of their own, waited for, and ended. Not here: what is measured."""
+"""Servers of a measurement: started in processes of their own, waited for, and ended."""
 
 from __future__ import annotations
 

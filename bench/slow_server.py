@@ -3,7 +3,7 @@
 ``python -m bench.slow_server [--quick]``. The server works on a few calls at a time; the others wait in its queue, also
 those whose client has gone. The client's timeout is a few times the latency of a server that is not overloaded, and 32
 calls at once are configured: by far too many. The fixed settings (a number of calls at once and a batch size) are tried
-by a bare loop with the same HTTP client. Not here: servers that refuse calls (``drain.py``).
+by a bare loop with the same HTTP client.
 
 ``python -m bench.slow_server --serve PORT --call SECONDS --record SECONDS --workers N`` is that server.
 """

@@ -3,7 +3,7 @@
 ``python -m bench.third_party PORT [--latency SECONDS] [--limit CALLS_A_SECOND] [--records N --groups N]``: with so many
 records in so many groups from the start, each as ``record`` makes it. ``GET /stats`` tells the calls it had and how
 many of them it refused. With ``--errors SHARE --lost SHARE --seed N`` so many of the writing calls are answered 500
-with nothing stored, or are stored and never answered. Not here: what is measured with it.
+with nothing stored, or are stored and never answered.
 """
 
 from __future__ import annotations

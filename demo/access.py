@@ -1,6 +1,6 @@
 """Where the demo's systems are and how they are entered: ports, secrets and the check of a secret.
 
-All of it comes from the environment, by the names that ``sync.yaml`` uses too. Not here: what a system answers.
+All of it comes from the environment, by the names that ``sync.yaml`` uses too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A message broker, where one runs: pricing publishes its changes to it, in place of posting them.
-
-Not here: how they are consumed (``brokers/`` of the package).
-"""
+"""A message broker, where one runs: pricing publishes its changes to it, in place of posting them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The real data of the demo: priced diamonds, from the public data set ``ggplot2::diamonds``.
-
-Not here: which system knows what of a stone (``sources.py``).
-"""
+"""The real data of the demo: priced diamonds, from the public data set ``ggplot2::diamonds``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The third party: an ERP with an API of its own shape that gives its own ids, is slow, and misbehaves on command.
 
 ``python -m demo.erp``. The API is below ``/api/v2``; below ``/_control`` faults are switched on, and the store itself
-is seen and damaged. Faults never touch ``/_control``. Not here: the store (``erp_store.py``), the faults
-(``erp_faults.py``).
+is seen and damaged. Faults never touch ``/_control``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How the ERP misbehaves: latency, outages, 429, 5xx before or after the work, and answers that are lost after it.
 
-Only calls below ``/api/`` are touched. Not here: the API itself (``erp.py``).
+Only calls below ``/api/`` are touched.
 """
 
 from __future__ import annotations

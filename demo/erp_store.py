@@ -1,7 +1,4 @@
-"""What the ERP holds, and the silent damage that is done to it.
-
-Not here: the API over it (``erp.py``), calls that fail (``erp_faults.py``).
-"""
+"""What the ERP holds, and the silent damage that is done to it."""
 
 from __future__ import annotations
 

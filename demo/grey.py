@@ -1,7 +1,4 @@
-"""Reads of two hundred shops through the proxy, which move from the catalogue to the ERP in grey steps.
-
-Not here: the story around it (``story.py``), what a rollout is (``core/service/rollout.py`` of the package).
-"""
+"""Reads of two hundred shops through the proxy, which move from the catalogue to the ERP in grey steps."""
 
 from __future__ import annotations
 

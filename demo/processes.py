@@ -1,8 +1,6 @@
 """The demo's four systems as processes: started on free ports, ended together.
 
-``python -m demo.processes`` runs them until Ctrl-C. They end also when whoever started them is killed. Not here: how
-programs are held together and waited for (``supervisor/process_tree.py`` and ``supervisor/system.py`` of the
-package), what a system does (``sources.py``, ``erp.py``).
+``python -m demo.processes`` runs them until Ctrl-C. They end also when whoever started them is killed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The story of the demo, from going live to the proof. ``make demo`` plays it; exit status 0 means VERIFIED.
-
-Not here: the systems (``sources.py``, ``erp.py``), the live changes (``traffic.py``), the reads that move
-(``grey.py``), the truth (``truth.py``).
-"""
+"""The story of the demo, from going live to the proof. ``make demo`` plays it; exit status 0 means VERIFIED."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Live changes: what people do in the internal systems, notified as carelessly as real systems do it.
 
 Some notifications come twice, a fifth come late and so out of order (an update may come before its create). Where a
-broker runs, pricing tells it of its changes; the others post theirs to the API service. Not here: the story around it
-(``story.py``), the broker (``broker.py``).
+broker runs, pricing tells it of its changes; the others post theirs to the API service.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The environments of the peers: one each under ``.peers/``, made when it is first needed, of pinned packages.
-
-Not here: what is done in them (the programs beside this one).
-"""
+"""The environments of the peers: one each under ``.peers/``, made when it is first needed, of pinned packages."""
 
 from __future__ import annotations
 

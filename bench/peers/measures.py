@@ -1,7 +1,6 @@
 """What is measured of each peer: how fast it pushes, in which order versions end, and what faults leave behind.
 
-Time runs from "all input is there", with the peer's program started and idle, to "the third party has all". Not here:
-how a peer is set up (``set_ups/``) and spoken to (``programs.py``).
+Time runs from "all input is there", with the peer's program started and idle, to "the third party has all".
 """
 
 from __future__ import annotations

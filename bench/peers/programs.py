@@ -1,4 +1,4 @@
-"""A peer's program: started, told cases by lines, and ended with all that it started. Not here: what is measured.
+"""A peer's program: started, told cases by lines, and ended with all that it started.
 
 The other end is ``set_ups/protocol.py``.
 """

@@ -1,7 +1,4 @@
-"""Calls side by side, as many as a system may have under way.
-
-Not here: the calls.
-"""
+"""Calls side by side, as many as a system may have under way."""
 
 from __future__ import annotations
 

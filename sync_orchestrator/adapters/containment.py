@@ -219,7 +219,7 @@ class ContainedThirdParty:
         return await self._call_contained("count", lambda: self.inner.count(group))
 
     async def account(self) -> str | None:
-        """The account's identity, where the adapter can say it; see ``core/systems/accounts.py``."""
+        """The account's identity, where the adapter can say it; see ``core/push/account_check.py``."""
         account = getattr(self.inner, "account", None)
         said = await self._call_contained("account", account) if callable(account) else None
         return None if said is None else storable_text(said)

@@ -1,6 +1,6 @@
 """From a row, as a database or a file gives it, to the part of a record that it tells.
 
-A row that cannot be used says why, and stops no other. Not here: where rows come from.
+A row that cannot be used says why, and stops no other.
 """
 
 from __future__ import annotations

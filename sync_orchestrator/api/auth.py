@@ -1,7 +1,4 @@
-"""Who calls, by an API key in the request.
-
-Not here: how keys are made and kept (``core/service/api_keys.py``), signed requests (``signatures.py``).
-"""
+"""Who calls, by an API key in the request."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A budget of bytes for the bodies of requests under way: what is over it is refused at once, and never waits.
-
-Not here: the size of one body (``bodies.py``), how many events a source may send (``throttle.py``).
-"""
+"""A budget of bytes for the bodies of requests under way: what is over it is refused at once, and never waits."""
 
 from __future__ import annotations
 

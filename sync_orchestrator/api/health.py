@@ -1,7 +1,4 @@
-"""``/healthz``, ``/readyz`` and ``/metrics``: for those who operate the service.
-
-Not here: what is counted (``core/operations/metrics.py``).
-"""
+"""``/healthz``, ``/readyz`` and ``/metrics``: for those who operate the service."""
 
 from __future__ import annotations
 

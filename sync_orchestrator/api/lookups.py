@@ -2,7 +2,7 @@
 
 A key that may record events of a source system may look up its events, and the records of the entities that it is a
 part of: versions and outcomes, no data. The text of an error may hold data or what a third party wrote, so only
-``admin`` reads it; other keys get its class. Not here: what is kept of a record (``core/operations/records.py``).
+``admin`` reads it; other keys get its class.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Runs the API service, in one process or several: ``sync-orchestrator api``.
-
-Not here: what it answers (``service.py``).
-"""
+"""Runs the API service, in one process or several: ``sync-orchestrator api``."""
 
 from __future__ import annotations
 

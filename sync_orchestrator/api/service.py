@@ -1,7 +1,4 @@
-"""The API service: what answers at which path, put together.
-
-Not here: what each part does (the other modules), how it is served (``serve.py``).
-"""
+"""The API service: what answers at which path, put together."""
 
 from __future__ import annotations
 

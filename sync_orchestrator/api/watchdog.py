@@ -1,7 +1,6 @@
 """Fallback alerting: while no worker sends alerts, the API service evaluates their conditions and sends them.
 
-Outcomes and polls wait for a worker. Not here: the conditions (``core/operations/maintenance.py``), the worker, which
-does it otherwise (``worker/``).
+Outcomes and polls wait for a worker.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The partitioned check stands as the declaration and works when it is launched by itself; the job's op evaluates it for
 every group that is due, in one run. A group that could not be checked gets a warning that says so, and a run in which
 no group could be checked fails. Behind a full sync the check has nothing to do: the full sync evaluates it from what it
-has listed. Not here: the check (``core/validation/source_check.py``).
+has listed.
 """
 
 from collections import Counter

@@ -1,1 +1,1 @@
-"""Message brokers: changes come in, outcomes go out. Not here: what happens to either (``core/``)."""
+"""Message brokers: changes come in, outcomes go out."""

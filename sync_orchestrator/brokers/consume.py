@@ -4,8 +4,7 @@ Messages are taken only while events can be recorded, which is tried: brokers co
 that was delivered too often. While the database is down the queue is closed, and the broker has its messages.
 
 A message that came before is a duplicate by the source and id of its events; so one that is delivered again after a
-crash is acknowledged and changes nothing. Not here: the brokers (``queues.py``), what a message means
-(``messages.py``).
+crash is acknowledged and changes nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""RabbitMQ, and whatever else kombu has a transport for.
-
-Not here: Redis (``redis_queue.py``), which would lose what kombu has taken when the process dies in that moment.
-"""
+"""RabbitMQ, and whatever else kombu has a transport for."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 CloudEvents come structured (JSON, alone or in a batch) or in binary mode, as the AMQP binding has it: the attributes
 are application properties that begin with ``cloudEvents:`` or ``cloudEvents_``, the body is the data.
-Not here: what an event means (``event_formats/cloud_events.py``, ``event_formats/custom_events.py``), what becomes of
-a message that cannot be read (``core/intake/rejected_messages.py``).
 """
 
 from __future__ import annotations

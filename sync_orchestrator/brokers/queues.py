@@ -1,7 +1,4 @@
-"""A queue of a broker as the consumer sees it, whatever broker it is.
-
-Not here: the loop over it (``consume.py``), the brokers (``kombu_queue.py``, ``redis_queue.py``).
-"""
+"""A queue of a broker as the consumer sees it, whatever broker it is."""
 
 from __future__ import annotations
 

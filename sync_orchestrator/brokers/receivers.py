@@ -1,7 +1,6 @@
 """Those who are told of outcomes through a broker, and the making of all receivers from the configuration.
 
-Every message is a structured CloudEvent in JSON; in Redis it is pushed on a list as it is. Not here: webhooks
-(``brokers/webhook.py``), which outcomes (``core/notifications/outcomes.py``).
+Every message is a structured CloudEvent in JSON; in Redis it is pushed on a list as it is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A list in Redis as a queue that loses nothing: what is taken is moved to a list beside it until it is done.
 
 One process at a time takes from a list; another waits, and puts back what one that died has left behind. The messages
-are JSON as somebody pushed it, or an envelope of kombu's. Not here: streams, which no consumer of ours reads.
+are JSON as somebody pushed it, or an envelope of kombu's.
 """
 
 from __future__ import annotations

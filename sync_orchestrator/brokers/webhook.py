@@ -1,7 +1,4 @@
-"""A webhook that is told of outcomes: CloudEvents by POST, signed as Standard Webhooks 1.0 has it.
-
-Not here: which outcomes (``core/notifications/outcomes.py``).
-"""
+"""A webhook that is told of outcomes: CloudEvents by POST, signed as Standard Webhooks 1.0 has it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The command line: one function a command, each a few lines over the core; a file a subject, a file a subcommand.
 
-Here: which commands there are, in the order that ``--help`` shows. Not here: how things are shown
-(``cli/terminal.py``), what is done (``core/``, ``supervisor/system.py``).
+Here: which commands there are, in the order that ``--help`` shows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""``adopt``: the way on after a restore or a change of the account.
-
-Not here: how that is done (``core/operations/adoption.py``).
-"""
+"""``adopt``: the way on after a restore or a change of the account."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The commands about ``sync.yaml``: to check it, try it out, and its schema.
-
-Not here: what a setting means (``config/``), what is tried (``conformance/live_check/``, ``conformance/``).
-"""
+"""The commands about ``sync.yaml``: to check it, try it out, and its schema."""
 
 from __future__ import annotations
 

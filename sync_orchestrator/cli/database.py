@@ -1,7 +1,4 @@
-"""``db``: the embedded database.
-
-Not here: how it is started and stopped (``database/embedded.py``).
-"""
+"""``db``: the embedded database."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Drift to take away: the whole list as CSV or Parquet, and a plot of it over time as SVG.
-
-Not here: what is read from the database (``core/validation/drift_log.py``).
-"""
+"""Drift to take away: the whole list as CSV or Parquet, and a plot of it over time as SVG."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""``events``: change events in the ledger.
-
-Not here: what becomes of them (``core/operations/events.py``).
-"""
+"""``events``: change events in the ledger."""
 
 from __future__ import annotations
 

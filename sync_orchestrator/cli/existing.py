@@ -1,7 +1,4 @@
-"""What commands work on, which must exist: the database, the configured systems, an entity, its business groups.
-
-Not here: how a database is made or opened (``composition.py``).
-"""
+"""What commands work on, which must exist: the database, the configured systems, an entity, its business groups."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""``keys``: keys of those who may call the API service.
-
-Not here: what a key is and may do (``core/service/api_keys.py``).
-"""
+"""``keys``: keys of those who may call the API service."""
 
 from __future__ import annotations
 

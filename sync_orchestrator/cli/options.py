@@ -1,7 +1,4 @@
-"""Options that several commands share.
-
-Not here: those of one subject, which stand in its file.
-"""
+"""Options that several commands share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a configuration amounts to, in a few rows for people and programs.
-
-Not here: whether it is right (``config/``), whether the systems agree (``conformance/live_check/``).
-"""
+"""What a configuration amounts to, in a few rows for people and programs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""``records``: single records, and those that are dead.
-
-Not here: what is known of one, and what becomes of it (``core/operations/records.py``,
-``core/operations/dead_records.py``).
-"""
+"""``records``: single records, and those that are dead."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""``rejected``: messages of brokers that cannot be read.
-
-Not here: where they are kept (``core/intake/rejected_messages.py``), how one is read (``brokers/``).
-"""
+"""``rejected``: messages of brokers that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""``rollout``: the shares of the proxy's routes that take the new path.
-
-Not here: who is in, and what a step up needs (``core/service/rollout.py``).
-"""
+"""``rollout``: the shares of the proxy's routes that take the new path."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The commands that run the system: all of it, its worker, its consumers, its API service, and the demo.
-
-Not here: the programs themselves (``supervisor/system.py``, ``worker/``, ``brokers/``, ``api/``).
-"""
+"""The commands that run the system: all of it, its worker, its consumers, its API service, and the demo."""
 
 from __future__ import annotations
 

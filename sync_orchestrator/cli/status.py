@@ -1,7 +1,4 @@
-"""``status``: how all of it is.
-
-Not here: what is counted (``core/operations/status.py``).
-"""
+"""``status``: how all of it is."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The commands that bring the third party in sync: ``drain``, ``plan``, ``full-sync``.
-
-Not here: how that is done (``core/drain/drain.py``, ``core/full_sync/full_sync.py``), what a plan is as a file
-(``core/full_sync/plan_file.py``).
-"""
+"""The commands that bring the third party in sync: ``drain``, ``plan``, ``full-sync``."""
 
 from __future__ import annotations
 

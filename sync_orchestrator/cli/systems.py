@@ -1,7 +1,4 @@
-"""The commands about whole systems: pushes that stop and go on, versions that count anew.
-
-Not here: what that does (``core/operations/status.py``, ``core/operations/records.py``).
-"""
+"""The commands about whole systems: pushes that stop and go on, versions that count anew."""
 
 from __future__ import annotations
 

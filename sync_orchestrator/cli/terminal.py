@@ -1,7 +1,4 @@
-"""How the command line shows things: tables, progress, errors in one line.
-
-Not here: what a command does (``cli/``).
-"""
+"""How the command line shows things: tables, progress, errors in one line."""
 
 from __future__ import annotations
 

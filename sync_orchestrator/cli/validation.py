@@ -1,8 +1,4 @@
-"""The commands that prove it: ``validate`` the third party or the archive, ``drift`` and ``repair`` for what was found.
-
-Not here: how that is done (``core/validation/validate.py``, ``core/validation/source_check.py``,
-``core/operations/repair.py``).
-"""
+"""Validation commands: ``validate`` compares the third party with the archive; ``drift``, ``repair`` handle findings."""
 
 from __future__ import annotations
 

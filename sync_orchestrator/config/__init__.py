@@ -1,7 +1,4 @@
-"""The models of ``sync.yaml`` and its loading. What a setting means stands here, and nowhere a default twice.
-
-Not here: what is done with the settings (``composition.py`` puts the system together from them).
-"""
+"""The models of ``sync.yaml`` and its loading. What a setting means stands here, and nowhere a default twice."""
 
 from sync_orchestrator.config.brokers import ConsumerSettings, OutcomeReceiverSettings
 from sync_orchestrator.config.bulk_calls import BulkCallSettings

@@ -1,7 +1,4 @@
-"""Message brokers: where changes come from, and where outcomes go to (a webhook can take them, too).
-
-Not here: what stands in an event (``intake.py``), the talking to brokers (``brokers/``).
-"""
+"""Message brokers: where changes come from, and where outcomes go to (a webhook can take them, too)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""All of ``sync.yaml``: what stands at its top, and whether its sections fit each other.
-
-Not here: how it is read (``loading.py``), the sections themselves.
-"""
+"""All of ``sync.yaml``: what stands at its top, and whether its sections fit each other."""
 
 from __future__ import annotations
 

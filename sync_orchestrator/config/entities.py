@@ -1,7 +1,4 @@
-"""An entity: the parts that make up a record, its mapping, its shape at the third party, and its rules.
-
-Not here: parts (``sources.py``) and targets (``targets.py``) themselves.
-"""
+"""An entity: the parts that make up a record, its mapping, its shape at the third party, and its rules."""
 
 from __future__ import annotations
 

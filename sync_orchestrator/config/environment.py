@@ -1,7 +1,4 @@
-"""``${NAME}`` and ``${NAME:-default}`` in ``sync.yaml``: how secrets come in without standing in the file.
-
-Not here: how a template takes the value (``expressions/templates.py``, the filter ``environment``).
-"""
+"""``${NAME}`` and ``${NAME:-default}`` in ``sync.yaml``: how secrets come in without standing in the file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How a source system notifies us: how it proves who it is, how much it may send, and its own shape of change events.
-
-Not here: how an event is read by it (``event_formats/custom_events.py``), where events come from (``brokers.py``).
-"""
+"""How a source system sends change events: its signatures, its rate limit, and its own event format."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What is wrong with a document, for people: line, field and hint.
 
 A validator of ours begins its message with the field that it means, where that is further in (``read: nothing fills
-in …``), and has one line for each thing that is wrong. Not here: what is wrong (the models of this package).
+in …``), and has one line for each thing that is wrong.
 """
 
 from __future__ import annotations

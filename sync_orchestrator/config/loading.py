@@ -1,7 +1,4 @@
-"""From the file to the configuration, or to all that is wrong with it.
-
-Not here: what a setting means (the models), how a complaint is worded (``complaints.py``).
-"""
+"""From the file to the configuration, or to all that is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Marks in the messages of validators, which know no lines: ``complaints.py`` puts the line of another place there."""
+"""Marks in the messages of validators, which know no lines: ``issues.py`` puts the line of another place there."""
 
 from __future__ import annotations
 

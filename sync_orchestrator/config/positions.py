@@ -1,7 +1,4 @@
-"""Where things stand in a YAML file: from a place in the document to its line.
-
-Not here: what is wrong there (``complaints.py``).
-"""
+"""Where things stand in a YAML file: from a place in the document to its line."""
 
 from __future__ import annotations
 

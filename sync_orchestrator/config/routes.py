@@ -1,8 +1,4 @@
-"""A route of the proxy: what comes in, the call that goes out, what its answer becomes, and how traffic moves to it.
-
-Not here: what is done with it (``api/proxy/routes.py``), the share of traffic that goes there, which is set at run time
-(``core/service/rollout.py``).
-"""
+"""A route of the proxy: what comes in, the call that goes out, what its answer becomes, and how traffic moves to it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The JSON Schema of ``sync.yaml``, for editors: what pydantic makes of the models, and ``${NAME}`` besides.
-
-Not here: the models, whose docstrings are its descriptions.
-"""
+"""The JSON Schema of ``sync.yaml``, for editors: what pydantic makes of the models, and ``${NAME}`` besides."""
 
 from __future__ import annotations
 

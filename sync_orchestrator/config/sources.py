@@ -1,7 +1,4 @@
-"""Source systems, and what of an entity each of them says.
-
-Not here: what the third party is told (``targets.py``), one call (``calls.py``).
-"""
+"""Source systems, and what of an entity each of them says."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Third parties, and how an entity's records are kept there.
-
-Not here: what a source system says (``sources.py``), one call (``calls.py``).
-"""
+"""Third parties, and how an entity's records are kept there."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Whether an adapter does what the rest relies on, tried out on a real test system; for tests: ``assert_conforms``.
-
-Not here: whether a configuration is right (``config/``). A first look that writes nothing is in
-``conformance/live_check/``.
-"""
+"""Whether an adapter does what the rest relies on, tried out on a real test system; for tests: ``assert_conforms``."""
 
 from sync_orchestrator.conformance.run import assert_conforms, run_conformance
 

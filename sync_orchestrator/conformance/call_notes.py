@@ -1,7 +1,4 @@
-"""Notes which call of an adapter failed, so that a hint points to that call and one cause is reported once.
-
-Not here: what follows from it (``causes.py``).
-"""
+"""Notes which call of an adapter failed, so that a hint points to that call and one cause is reported once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One cause, one row: which behaviours failed for the same reason, and which one names it. Pure.
-
-Not here: how behaviours are run (``run.py``), how rows are shown (``cli/terminal.py``).
-"""
+"""One cause, one row: which behaviours failed for the same reason, and which one names it. Pure."""
 
 from __future__ import annotations
 

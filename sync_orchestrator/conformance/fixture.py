@@ -1,7 +1,4 @@
-"""What behaviours of third parties are tried with: an adapter, records with keys of our own, and a clean-up of them.
-
-Not here: the behaviours (``third_party/``).
-"""
+"""What behaviours of third parties are tried with: an adapter, records with keys of our own, and a clean-up of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How a behaviour ends: passed, failed or skipped, each with what a person needs to know.
-
-Not here: how it is shown (``cli/terminal.py``).
-"""
+"""How a behaviour ends: passed, failed or skipped, each with what a person needs to know."""
 
 from __future__ import annotations
 

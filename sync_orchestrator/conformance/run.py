@@ -1,7 +1,6 @@
 """Runs the behaviours that are relied on against a real system, one after the other, and cleans up.
 
-Only records are touched whose keys it made itself. The database is not needed, nothing of ours is changed. Not here:
-the behaviours (``third_party/``, ``source.py``).
+Only records are touched whose keys it made itself. The database is not needed, nothing of ours is changed.
 """
 
 from __future__ import annotations

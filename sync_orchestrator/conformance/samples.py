@@ -1,6 +1,6 @@
 """Records to try a third party with: made of a sample, with keys of their own, and changed a little where asked.
 
-A sample is a record as the mapping makes it. Pure. Not here: where samples come from (``run.py``).
+A sample is a record as the mapping makes it. Pure.
 """
 
 from __future__ import annotations

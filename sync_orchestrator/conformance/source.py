@@ -1,7 +1,4 @@
-"""What is relied on of a source system, behaviour by behaviour; nothing is written there.
-
-Not here: how behaviours are run (``run.py``).
-"""
+"""What is relied on of a source system, behaviour by behaviour; nothing is written there."""
 
 from __future__ import annotations
 

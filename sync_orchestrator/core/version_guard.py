@@ -1,7 +1,6 @@
 """Which change wins: the version guard, and what a change does to its record. Pure: no database, no clock.
 
-Versions of different source systems cannot be compared, so the guard works per part. Not here: how the archive
-carries the decisions out (``archive.py``).
+Versions of different source systems cannot be compared, so the guard works per part.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@
 ``type``: ``<entity>.created``, ``<entity>.updated`` or ``<entity>.deleted``; ``subject``: the record's key;
 ``version`` (extension) or else ``time``: the part's version; ``group`` (extension, optional): the business group;
 ``data``: the whole part. Without data, or with the extension ``partial: true``, the part is read from its source.
-
-Not here: bodies and batches (``intake.py``), what is JSON (``strict_json.py``).
 """
 
 from __future__ import annotations

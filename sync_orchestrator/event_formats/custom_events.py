@@ -1,7 +1,6 @@
 """From an event in its source's own shape to a change event, by the ``events`` of the source in ``sync.yaml``. Pure.
 
-It is made a CloudEvent first, so that both mean the same and are checked alike. Not here: what the attributes of that
-mean (``cloud_events.py``), the settings (``config/intake.py``).
+It is made a CloudEvent first, so that both mean the same and are checked alike.
 """
 
 from __future__ import annotations

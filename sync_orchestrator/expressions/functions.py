@@ -1,7 +1,7 @@
 """Functions on values, for mapping and reading: one registry, used by JMESPath expressions and as template filters.
 
 Pure. A function gets what JSON can hold, takes a time that grows with the length of it alone, and gives null for null
-unless it is there to replace null. Numbers keep their digits (rule 34). Functions on times are in ``value_times.py``.
+unless it is there to replace null. Numbers keep their digits (rule 34). Functions on times are in ``times.py``.
 """
 
 from __future__ import annotations

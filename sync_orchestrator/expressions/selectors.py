@@ -1,6 +1,6 @@
 """JMESPath, compiled once; a plain path of fields is walked without its interpreter, to the same end.
 
-It knows the functions of ``value_functions.py`` besides its own. Where expressions stand and what they look at, each
+It knows the functions of ``functions.py`` besides its own. Where expressions stand and what they look at, each
 setting says.
 """
 

@@ -7,7 +7,6 @@ An object or a list stands inside a text by ``| tojson`` only. A field of an obj
 a UUID of a text, the same each time. The functions of ``expressions/functions.py`` are filters, too.
 ``'NAME' | environment`` is a value of the environment, put in as it is: loading writes that for ``${NAME}``, so that a
 secret is neither read as a template nor shown with one.
-Not here: where templates stand (``config/``) and what names they know (each call says so).
 """
 
 from __future__ import annotations

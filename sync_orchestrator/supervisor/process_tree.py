@@ -3,7 +3,6 @@
 A guard, the smallest program possible, waits for the end of whoever started the tree. If that end is violent
 (SIGKILL), the guard ends the tree in its place:
 ``python -m sync_orchestrator.supervisor.process_tree MARK [DATABASE_FOLDER]``.
-Not here: which programs there are (``supervisor/system.py``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The running system: database, API service, worker, Dagster's webserver and daemon; started and ended together.
 
 ``python -m sync_orchestrator.supervisor.system`` prepares Dagster's instance, in a process of its own because Dagster
-is large. Not here: how a tree of programs is held together (``supervisor/process_tree.py``), what any program does.
+is large.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The polls of a worker: each source at its own pace, in one event loop.
-
-Not here: what a poll does (``core/intake/polling.py``).
-"""
+"""The polls of a worker: each source at its own pace, in one event loop."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The cookbook as a reader takes it: each page's YAML is run through the conformance test against a server that behaves
 as the page says, and the calls that it shows are those that were made.
 
-A page begins where its YAML stands in a fence; a fence ``text`` behind it has the calls. Not here: the servers
-(``cookbook_servers.py``).
+A page begins where its YAML stands in a fence; a fence ``text`` behind it has the calls.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """README.md and docs/ as a reader takes them: examples are run, what they name is there, links lead somewhere.
 
 Examples are held true by their kind: a fence of a language that is not known here fails, and so does a command of a
-program that is not. Not here: whether a document is good.
+program that is not.
 """
 
 from __future__ import annotations

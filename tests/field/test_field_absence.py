@@ -1,8 +1,4 @@
-"""Rules 20 to 22 from the field: absence is a claim, inferred tombstones lose, deletions are capped over time.
-
-Not here: the version guard as a table (``test_version_guard.py``), deletions of a full sync in general
-(``test_deletions.py``).
-"""
+"""Rules 20 to 22 from the field: absence is a claim, inferred tombstones lose, deletions are capped over time."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Rule 34: digits are kept. A number goes from source to third party as it was written, or is refused by name.
-
-Not here: single codecs (``test_codecs.py``), what is faster than a library (``test_fast_paths.py``).
-"""
+"""Rule 34: digits are kept. A number goes from source to third party as it was written, or is refused by name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Rule 36: after a parse error nothing is guessed: the file, page or batch ends there.
-
-Not here: files that are read, and rows that cannot be used (``test_file_source.py``).
-"""
+"""Rule 36: after a parse error nothing is guessed: the file, page or batch ends there."""
 
 from __future__ import annotations
 

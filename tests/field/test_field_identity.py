@@ -1,7 +1,4 @@
-"""Who is under an id: ids that are given again, restores, ids that lead nowhere, and what is left alone then.
-
-Not here: what a response means (``test_field_outcomes.py``).
-"""
+"""Who is under an id: ids that are given again, restores, ids that lead nowhere, and what is left alone then."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Outages in which little happens, refusals that pass, and settlements of mixed failures (rules 26 and 27).
-
-Not here: what a response means (``test_field_outcomes.py``), the breaker in general (``test_push.py``).
-"""
+"""Outages in which little happens, refusals that pass, and settlements of mixed failures (rules 26 and 27)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a response means: what may have been done, what says nothing of the record, what cannot be read.
-
-Not here: whose record is under an id (``test_field_identity.py``).
-"""
+"""What a response means: what may have been done, what says nothing of the record, what cannot be read."""
 
 from __future__ import annotations
 

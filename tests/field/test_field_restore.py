@@ -1,7 +1,4 @@
-"""After a restore: noticed on either side, pushes stop, an operator adopts what is there, and all is in sync again.
-
-Not here: which single id is not believed (the tests of identity).
-"""
+"""After a restore: noticed on either side, pushes stop, an operator adopts what is there, and all is in sync again."""
 
 from __future__ import annotations
 

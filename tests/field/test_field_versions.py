@@ -1,7 +1,4 @@
-"""Rules 30 to 32 from the field: equal versions, requests to look, older versions that are the truth.
-
-Not here: the version guard as a table (``test_version_guard.py``).
-"""
+"""Rules 30 to 32 from the field: equal versions, requests to look, older versions that are the truth."""
 
 from __future__ import annotations
 

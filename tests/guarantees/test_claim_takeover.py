@@ -1,7 +1,4 @@
-"""Claims of a process that is gone, or stands still, are taken over long before their lease is over, and safely.
-
-Not here: leases that run out (``test_stopped_processes.py``), leases of business groups (``test_group_lease.py``).
-"""
+"""Claims of a process that is gone, or stands still, are taken over long before their lease is over, and safely."""
 
 from __future__ import annotations
 

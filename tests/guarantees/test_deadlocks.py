@@ -1,6 +1,6 @@
 """Transactions that meet over the same rows: a deadlock is retried, and set-wise writes give no cause for one (rule 4).
 
-Each scene is brought about by waiting for locks, never for time. Not here: what is written (``test_drain.py``).
+Each scene is brought about by waiting for locks, never for time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""What may be deleted, and what not: deletions a full sync infers, and records nobody here made (rules 14 and 15).
-
-Not here: deletions that an owner tells of (``test_several_sources.py``), the caps alone (``test_full_sync.py``,
-``test_validation.py``).
-"""
+"""What may be deleted, and what not: deletions a full sync infers, and records nobody here made (rules 14 and 15)."""
 
 from __future__ import annotations
 

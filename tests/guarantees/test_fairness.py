@@ -1,7 +1,4 @@
-"""Where more is due than can be pushed, no business group and no priority waits for the end of another.
-
-Not here: that one slow source or third party holds up no other (``test_no_storms.py``).
-"""
+"""Where more is due than can be pushed, no business group and no priority waits for the end of another."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Records that change their business group, and the places they are in meanwhile (rule 12).
-
-Not here: moves that fail half way (``test_push.py``), other validation (``test_validation.py``).
-"""
+"""Records that change their business group, and the places they are in meanwhile (rule 12)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Calls of unknown outcome: nothing is created twice, nothing stale stays (rules 5 and 13).
-
-Not here: the next step as a table (``test_push_decision.py``), late workers (``test_planted_bugs.py``), moves and
-deletions that fail half way (``test_push.py``).
-"""
+"""Calls of unknown outcome: nothing is created twice, nothing stale stays (rules 5 and 13)."""
 
 from __future__ import annotations
 

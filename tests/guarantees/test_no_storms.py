@@ -1,7 +1,4 @@
-"""What fails spends little, tells once, and holds up nobody else (rules 16 to 19 and 2).
-
-Not here: one record's retries and the breaker (``test_drain.py``), drift (``test_validation.py``).
-"""
+"""What fails spends little, tells once, and holds up nobody else (rules 16 to 19 and 2)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Versions that tie, run ahead or lag behind, ids used twice, mappings that change (rules 1, 3, 6, 7, 8 and 9).
-
-Not here: the guard as a table (``test_version_guard.py``), what a person rereads (``test_record_operations.py``).
-"""
+"""Versions that tie, run ahead or lag behind, ids used twice, mappings that change (rules 1, 3, 6, 7, 8 and 9)."""
 
 from __future__ import annotations
 

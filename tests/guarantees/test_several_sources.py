@@ -1,8 +1,4 @@
-"""Records that several source systems make up: the owner decides, the others fill their part (rules 10 and 11).
-
-Not here: the decisions as a table (``test_version_guard.py``), deletions that a full sync infers
-(``test_deletions.py``).
-"""
+"""Records that several source systems make up: the owner decides, the others fill their part (rules 10 and 11)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""SIGSTOP of a real process around its send: what it does when it goes on, long after its lease, ends in sync (rule 5).
-
-Not here: processes that are killed (``test_crashes.py``), late workers within one process (``test_no_duplicates.py``).
-"""
+"""A process that is stopped around its send (SIGSTOP) goes on long after its lease, and all ends in sync (rule 5)."""
 
 from __future__ import annotations
 

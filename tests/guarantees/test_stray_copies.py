@@ -1,7 +1,4 @@
-"""What calls of unknown outcome, half moves and late creates leave behind: it is cleared, and nothing else is.
-
-Not here: moves as such (``test_group_moves.py``), one unknown create at one place (``test_no_duplicates.py``).
-"""
+"""What calls of unknown outcome, half moves and late creates leave behind: it is cleared, and nothing else is."""
 
 from __future__ import annotations
 

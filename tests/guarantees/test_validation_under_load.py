@@ -1,6 +1,6 @@
 """Validation while changes flow, calls get lost, and records are spoiled: all of it found, and no false alarm.
 
-``SYNC_TEST_SEED`` replays the choices of a run. Not here: how the experiment is made (``live_load.py``).
+``SYNC_TEST_SEED`` replays the choices of a run.
 """
 
 from __future__ import annotations

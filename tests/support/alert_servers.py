@@ -1,4 +1,4 @@
-"""A webhook and a mail server that really listen, and can be down. Not here: what they are told."""
+"""A webhook and a mail server that really listen, and can be down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The API service in this process, and those who call it. Not here: what it must answer (``test_*.py``)."""
+"""The API service in this process, and those who call it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Real brokers for the tests, where they run on this machine's usual ports; every queue is made up and deleted again.
 
-``SYNC_TEST_AMQP_URL`` and ``SYNC_TEST_REDIS_URL`` name others. Not here: what is tested with them.
+``SYNC_TEST_AMQP_URL`` and ``SYNC_TEST_REDIS_URL`` name others.
 """
 
 from __future__ import annotations

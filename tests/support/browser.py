@@ -1,4 +1,4 @@
-"""Chromium without a window, driven over its DevTools protocol. Not here: what it is used for (``test_ui_*.py``)."""
+"""Chromium without a window, driven over its DevTools protocol."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A third party behind a real port that keeps each item in a store, which a call can name in any of its places.
-
-Not here: what is asked of it (``test_groups_in_templates.py``).
-"""
+"""A third party behind a real port that keeps each item in a store, which a call can name in any of its places."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The third parties of the cookbook: small real servers, each with the manners that its page tells of.
-
-Not here: what the pages say and how it is held true (``test_cookbook.py``).
-"""
+"""The third parties of the cookbook: small real servers, each with the manners that its page tells of."""
 
 from __future__ import annotations
 

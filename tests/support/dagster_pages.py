@@ -1,7 +1,4 @@
-"""Dagster's pages as a user works with them: where to click, and what to read.
-
-Not here: the system behind them (``ui_play.py``), what is played (``test_ui_story.py``).
-"""
+"""Dagster's pages as a user works with them: where to click, and what to read."""
 
 from __future__ import annotations
 

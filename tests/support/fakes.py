@@ -1,7 +1,4 @@
-"""Source systems and a third party in memory, with faults on command: what the core's tests talk to.
-
-Not here: real HTTP (``demo/`` and the adapters' own tests).
-"""
+"""Source systems and a third party in memory, with faults on command: what the core's tests talk to."""
 
 from __future__ import annotations
 

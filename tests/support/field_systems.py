@@ -1,7 +1,6 @@
 """Source systems and a third party that speak HTTP in memory, with the faults that the field reports, on command.
 
-The adapters that users have are what talks to them: only the connection is replaced (``connected``). Not here: which
-faults come when (``test_invariants.py``), servers with a port (``http_server.py``).
+The adapters that users have are what talks to them: only the connection is replaced (``connected``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A small HTTP server that really listens, for tests where connections matter.
-
-Not here: its fixtures (``conftest.py``), what a test has it answer.
-"""
+"""A small HTTP server that really listens, for tests where connections matter."""
 
 from __future__ import annotations
 

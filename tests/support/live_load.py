@@ -1,8 +1,7 @@
 """A third party under live load that is changed behind our back, and the audits that have to notice: an experiment.
 
 Changes of all kinds come in all the time; some calls are lost, and some answers. Meanwhile somebody loses, revives,
-alters and swaps records over there. Every audit is held against what was really done. Not here: how much of it, and
-what must come out (``test_validation_under_load.py``).
+alters and swaps records over there. Every audit is held against what was really done.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Classes as somebody writes them: a good third party and a good source in memory, and what can be wrong with such.
-
-Not here: classes that cannot even be loaded (``test_custom_adapters.py`` writes those itself).
-"""
+"""Classes as somebody writes them: a good third party and a good source in memory, and what can be wrong with such."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A service with routes before a small third party, for the tests of the proxy. Not here: what it must do."""
+"""A service with routes before a small third party, for the tests of the proxy."""
 
 from __future__ import annotations
 

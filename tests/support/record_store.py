@@ -1,7 +1,4 @@
-"""A third party behind a real port, whose manners a test chooses: a collection of items, and their stock levels.
-
-Not here: what is asked of it (the tests of how records are written).
-"""
+"""A third party behind a real port, whose manners a test chooses: a collection of items, and their stock levels."""
 
 from __future__ import annotations
 

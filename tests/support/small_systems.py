@@ -1,7 +1,4 @@
-"""A newcomer's two systems, small and real: a source that lists products by shop, a third party that keeps items.
-
-Not here: the demo's systems (``demo/``), the server that carries them (``http_server.py``).
-"""
+"""A newcomer's two systems, small and real: a source that lists products by shop, a third party that keeps items."""
 
 from __future__ import annotations
 

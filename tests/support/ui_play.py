@@ -1,7 +1,4 @@
-"""A small company, its product started by `up`, and the Dagster UI in a browser, for the test that plays by clicks.
-
-Not here: what is played (``test_ui_story.py``), where things are on Dagster's pages (``dagster_pages.py``).
-"""
+"""A small company, its product started by `up`, and the Dagster UI in a browser, for the test that plays by clicks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The Dagster UI as a process of its own, on a prepared instance, and Dagster's state as the UI reports it.
-
-Not here: the browser (``browser.py``), what the UI must refuse (``test_ui_*.py``).
-"""
+"""The Dagster UI as a process of its own, on a prepared instance, and Dagster's state as the UI reports it."""
 
 from __future__ import annotations
 

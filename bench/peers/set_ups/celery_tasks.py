@@ -2,7 +2,7 @@
 
 As its guides on tasks and on optimizing advise: no results where nobody reads them, more prefetched since tasks are
 short, retries by ``autoretry_for`` with backoff, a session for each process. Acknowledgement stays early, which is the
-default and the fastest. Not here: the worker and the queues (``celery_worker.py``).
+default and the fastest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Celery's worker: it stands ready at its queue, and is stopped while a case is put into it.
 
-``python celery_worker.py BROKER_URL POOL CONCURRENCY``; concurrency 0 is Celery's own, a process a core. Not here: the
-tasks (``celery_tasks.py``).
+``python celery_worker.py BROKER_URL POOL CONCURRENCY``; concurrency 0 is Celery's own, a process a core.
 """
 
 from __future__ import annotations

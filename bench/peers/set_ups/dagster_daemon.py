@@ -1,6 +1,6 @@
 """A plain Dagster project's daemon, in a DAGSTER_HOME of its own, with the changes recorded while it looks.
 
-``python dagster_daemon.py``. Not here: the project itself (``dagster_sensor.py``).
+``python dagster_daemon.py``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 The bench sends a case as JSON; the program gets all of its input in place and says ``ready``. After ``go`` it pushes,
 and says ``gone`` once it has no more to do by itself. After ``end`` it takes away what it made and says ``ended``.
-Not here: what a peer does with a case.
 """
 
 from __future__ import annotations

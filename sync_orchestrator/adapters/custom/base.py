@@ -1,7 +1,6 @@
 """What adapters begin with, those of your own, too: little that they must say, and honest answers for the rest.
 
-The values that they take and give are those of ``core/ports.py``. Not here: the systems themselves (``rest_source.py``,
-``sql_source.py``), what is believed of a class of your own (``guarded.py``).
+The values that they take and give are those of ``core/ports.py``.
 """
 
 from __future__ import annotations

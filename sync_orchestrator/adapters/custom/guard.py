@@ -1,7 +1,6 @@
 """What is believed of a class of your own: nothing that it should not raise, return or take its time for.
 
 Whatever is wrong with it is a failure of one call, which says what came and where; never a crash, never a success.
-Not here: what such classes begin with (``base.py``), how they are found and made (``classes.py``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Our HTTP client for classes of your own: calls that are not told in the configuration.
 
-Deadlines, logins, the shared rate, waiting that the system asks for and the hiding of secrets are those of ``http.py``.
-Not here: whether a write may still begin, and how long a method may take (``guarded.py``).
+Deadlines, logins, the shared rate, waiting that the system asks for and the hiding of secrets are those of ``adapters/http/client.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Classes of your own that the configuration names: found, looked at before they are used, and made.
-
-Not here: what they begin with (``base.py``), what is believed of what they do (``guarded.py``).
-"""
+"""Classes of your own that the configuration names: found, looked at before they are used, and made."""
 
 from __future__ import annotations
 

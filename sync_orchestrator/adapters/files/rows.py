@@ -3,7 +3,7 @@
 A row that cannot be used is told with its line, and the next one is gone on with, as long as it is certain where that
 begins: a line of JSON, or a row of CSV whose quotes are right. Where that is not certain nothing is guessed (rule 36):
 the file ends there with CallFailed, as it does for what is wrong with the file itself, since too little of it would
-look like records that are gone. Not here: which files (``file_source.py``).
+look like records that are gone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A part in files that a source system leaves: CSV, JSON Lines, Parquet. For first loads.
 
 All matching files together are one listing, read from the beginning for each business group (less, where each has files
-of its own). Nothing is read by key. Not here: how a file is read (``file_rows.py``), what a row tells (``rows.py``).
+of its own). Nothing is read by key.
 """
 
 from __future__ import annotations

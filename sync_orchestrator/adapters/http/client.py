@@ -1,9 +1,4 @@
-"""The one place that makes HTTP calls: templates filled in, deadlines, no redirects, and every failure classed once.
-
-Not here: connections (``transport.py``), what an answer means (``responses.py``), logging in (``auth.py``), when a
-system may be called (``call_room.py``), which reads are retried (``read_retries.py``), what is requested of which
-system (``adapters/rest/``).
-"""
+"""The one place that makes HTTP calls: templates filled in, deadlines, no redirects, and every failure classed once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Passes a request through to a legacy upstream: method, path, query, body and an allow list of headers.
-
-Not here: requests that are filled in from templates (``http.py``).
-"""
+"""Passes a request through to a legacy upstream: method, path, query, body and an allow list of headers."""
 
 from __future__ import annotations
 

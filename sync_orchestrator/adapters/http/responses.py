@@ -1,6 +1,6 @@
 """What an answer means: rules of the configuration first, then what its status says. And what it says of waiting.
 
-Pure: no calls. Not here: making calls (``http.py``).
+Pure: no calls.
 """
 
 from __future__ import annotations

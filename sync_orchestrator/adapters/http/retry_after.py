@@ -1,7 +1,4 @@
-"""What an answer says of waiting: how long to stay away, or to hold off all calls. Pure.
-
-Not here: the holding off (``http.py``, ``core/systems/rate_limit.py``).
-"""
+"""What an answer says of waiting: how long to stay away, or to hold off all calls. Pure."""
 
 from __future__ import annotations
 

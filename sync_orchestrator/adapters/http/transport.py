@@ -1,6 +1,6 @@
 """How a request goes over the wire: httpx's requests and answers on aiohttp's connections, one pool for an event loop.
 
-The pool stays fast with many connections. Not here: what is sent and what an answer means (``http.py``).
+The pool stays fast with many connections.
 """
 
 from __future__ import annotations

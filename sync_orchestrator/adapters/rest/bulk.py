@@ -1,8 +1,6 @@
 """Many writes in one call: single writes that are under way at once are gathered, and each gets its own outcome.
 
-A record is still pushed by itself, so order, leases and attempts are what they are for a call of its own. Not here:
-such calls (``sending.py``), what a write consists of (``writes.py``), when a record is pushed
-(``core/drain/drain.py``).
+A record is still pushed by itself, so order, leases and attempts are what they are for a call of its own.
 """
 
 from __future__ import annotations

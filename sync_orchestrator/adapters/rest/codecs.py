@@ -1,8 +1,7 @@
 """Mapped fields in the third party's shape, and back: numbers as texts or cents, typed objects, language maps.
 
 Pure: no calls. A value that would not come back as it was is refused before anything is sent: written all the same, it
-would differ for ever. Not here: which fields are mapped (``core/values/mapping.py``), the body around them
-(``expressions/templates.py``).
+would differ for ever.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Whether the other side obeys a filter: some servers ignore one that they do not know, and give everything.
-
-Not here: listing and counting (``paging.py``).
-"""
+"""Whether the other side obeys a filter: some servers ignore one that they do not know, and give everything."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Listings page by page, and single answers, as ``Listing``, ``Get`` and ``Count`` in ``sync.yaml`` describe them.
 
 A listing that goes in a circle, repeats itself or ends early is a failure and never an end: what it lacks would count
-as deleted. Not here: what an item means (``rest_source.py``, ``rest_third_party.py``), whether the other side obeys a
-filter (``filter_check.py``).
+as deleted.
 """
 
 from __future__ import annotations

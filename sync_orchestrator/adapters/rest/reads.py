@@ -1,7 +1,6 @@
 """What a third party holds: one record by its address, every record with a key, everything in a business group.
 
-What it calls deleted (``gone_when``) is left out, but for what writing needs to know. Not here: what stands in a record
-(``records.py``), paging (``paging.py``), whether filters are obeyed (``filter_check.py``).
+What it calls deleted (``gone_when``) is left out, but for what writing needs to know.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One record of a third party, as an answer shows it: its key, id, business group, mapped fields, whether it is gone.
 
-Pure: no calls. Not here: reading (``reads.py``), writing (``writes.py``), single fields (``codecs.py``).
+Pure: no calls.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What a call refers to at the third party, looked up before it: the id of a store, of a category. Kept for a while.
-
-Not here: which calls ask for it (``rest_third_party.py``), what waiting for it means (``core/push/settlement.py``).
-"""
+"""What a call refers to at the third party, looked up before it: the id of a store, of a category. Kept for a while."""
 
 from __future__ import annotations
 

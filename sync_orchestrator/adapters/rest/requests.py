@@ -1,7 +1,4 @@
-"""One write of one record: what its templates know, the call, and what its answer says.
-
-Not here: in which order, how often and at which revision is written (``writes.py``).
-"""
+"""One write of one record: what its templates know, the call, and what its answer says."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A third party behind a REST API, for one entity's collection: the core's protocol, made of reads and writes.
-
-Not here: what is read how (``reads.py``), what is written how (``writes.py``).
-"""
+"""A third party behind a REST API, for one entity's collection: the core's protocol, made of reads and writes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """How one record is written: by which calls, in which order, at which revision, and what follows where one is refused.
 
-A write of several calls that breaks off is no success; the next push does all of them again. Not here: one call
-(``sending.py``), what is there already (``reads.py``), what a push asks for (``core/push/decision.py``).
+A write of several calls that breaks off is no success; the next push does all of them again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A source system's own database: connections that only read, off the event loop, and failures classed.
-
-Not here: which statements are run (``sql_source.py``).
-"""
+"""A source system's own database: connections that only read, off the event loop, and failures classed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A part in a source system's own database: pages by keyset, read by key, counted.
 
 Keys and business groups are texts to us and whatever type they have there: they are compared there in that type, in
-the database's own order. Not here: connections and failures (``sql_database.py``), what a row tells (``rows.py``).
+the database's own order.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The documents of a request with change events: one or many, one at a time, in bounded memory.
-
-Not here: what a document means (``cloud_events.py``, ``own_events.py``), what is JSON (``strict_json.py``).
-"""
+"""The documents of a request with change events: one or many, one at a time, in bounded memory."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""``POST /v1/events`` and ``POST /v1/sources/{source}/events``: change events, recorded durably before the answer.
-
-Not here: what an event means (``cloud_events.py``, ``own_events.py``), what is a batch (``batches.py``), who may
-(``access.py``, ``signatures.py``).
-"""
+"""``POST /v1/events`` and ``POST /v1/sources/{source}/events``: change events, recorded durably before the answer."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Which way a call goes: to the third party, or to the legacy upstream as it is; and the comparison of both.
 
 A read that fails or hangs on the new path is answered by legacy, and so is one that is answered there with anything but
-a success. A write goes there again only where nothing can have been done. Not here: who goes which way
-(``core/service/rollout.py``).
+a success. A write goes there again only where nothing can have been done.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""How the proxy's calls fare, counted here and written to the database in batches, not call by call.
-
-Not here: what the counts lead to (``core/service/rollout.py``).
-"""
+"""How the proxy's calls fare, counted here and written to the database in batches, not call by call."""
 
 from __future__ import annotations
 

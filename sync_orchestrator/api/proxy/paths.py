@@ -1,7 +1,4 @@
-"""The paths of the proxy's routes: brought to one spelling first, then matched.
-
-Not here: what a route does (``proxy.py``).
-"""
+"""The paths of the proxy's routes: brought to one spelling first, then matched."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A call of one of the proxy's routes, as its caller made it, and what templates may know of it.
-
-Not here: paths (``paths.py``), who may (``access.py``).
-"""
+"""A call of one of the proxy's routes, as its caller made it, and what templates may know of it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""``/v1/rollouts``: the shares of the proxy's routes, shown and changed by those whose key is for everything.
-
-Not here: what a change needs (``core/service/rollout.py``).
-"""
+"""``/v1/rollouts``: the shares of the proxy's routes, shown and changed by those whose key is for everything."""
 
 from __future__ import annotations
 

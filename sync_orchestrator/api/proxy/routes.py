@@ -1,7 +1,4 @@
-"""``/proxy``: friendlier calls in front of those of the third parties, as ``routes`` in ``sync.yaml`` tells.
-
-Not here: what a call becomes (``new_path.py``), which way it goes (``grey.py``), what a path is (``paths.py``).
-"""
+"""``/proxy``: friendlier calls in front of those of the third parties, as ``routes`` in ``sync.yaml`` tells."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The way of a route to the third party: the call, one more try of a read, and what callers see of the answer.
-
-Not here: the share of traffic that takes it (``grey.py``).
-"""
+"""The way of a route to the third party: the call, one more try of a read, and what callers see of the answer."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 It reports touched business groups as observations of the archive and of the mirror: a newer materialization would take
 away the status of their checks and the figures of the last full sync, and what a drain pushed is only acknowledged, not
-validated. The observations and the log name the first changed records. Not here: what a drain does
-(``core/drain/drain.py``).
+validated. The observations and the log name the first changed records.
 """
 
 import time

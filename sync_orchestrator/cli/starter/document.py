@@ -1,7 +1,4 @@
-"""The start of a ``sync.yaml``: a commented file made from a few answers (its text is ``starter.yaml``).
-
-Not here: the questions (``cli/configuration.py``), what a setting means (``config/``).
-"""
+"""The start of a ``sync.yaml``: a commented file made from a few answers (its text is ``starter.yaml``)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What is relied on of a third party, behaviour by behaviour; each makes its own records and needs no other.
-
-Not here: the records and their clean-up (``fixture.py``), how behaviours are run (``run.py``).
-"""
+"""What is relied on of a third party, behaviour by behaviour; each makes its own records and needs no other."""
 
 from sync_orchestrator.conformance.third_party.all_behaviours import THIRD_PARTY
 

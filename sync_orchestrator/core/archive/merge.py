@@ -1,7 +1,4 @@
-"""The archive: merges changes into records under the version guard, set-wise and in key order.
-
-Not here: which change wins (``versions.py``), where changes come from (``drain.py``, ``full_sync.py``).
-"""
+"""The archive: merges changes into records under the version guard, set-wise and in key order."""
 
 from __future__ import annotations
 

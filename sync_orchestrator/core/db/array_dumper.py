@@ -1,7 +1,4 @@
-"""Columns of a batch as Postgres arrays: psycopg adapts item by item, at more than the cost of the statement itself.
-
-Not here: statements and transactions (``sql.py``).
-"""
+"""Columns of a batch as Postgres arrays: psycopg adapts item by item, at more than the cost of the statement itself."""
 
 from __future__ import annotations
 

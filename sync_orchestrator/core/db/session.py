@@ -1,7 +1,4 @@
-"""How statements are run: bound parameters, columns of a batch, transactions that survive a deadlock.
-
-Not here: the statements themselves (``statements/``).
-"""
+"""How statements are run: bound parameters, columns of a batch, transactions that survive a deadlock."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ _CONCURRENCY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFai
 
 
 def open_engine(url: str, *, pool: int = 10) -> Engine:
-    """An engine on psycopg 3 whose sessions are set up, and thrown away, as ``sessions.py`` says."""
+    """An engine on psycopg 3 whose sessions are set up, and thrown away, as ``session_settings.py`` says."""
     from sqlalchemy import create_engine, event
 
     engine = create_engine(

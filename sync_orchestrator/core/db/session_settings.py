@@ -1,6 +1,6 @@
 """The settings of our sessions, and the check of a new one: what needs psycopg alone.
 
-``sessions.py`` puts them into SQLAlchemy's URLs, ``database/reading.py`` into the arguments of psycopg.
+``connections.py`` puts them into SQLAlchemy's URLs, ``database/reading.py`` into the arguments of psycopg.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether anything runs that works off what is due: a drain, or the sensor that starts one.
 
-Commands say that something is pushed or repaired only where this holds. Not here: what a drain does (``drain.py``).
+Commands say that something is pushed or repaired only where this holds.
 """
 
 from __future__ import annotations

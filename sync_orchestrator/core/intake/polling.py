@@ -2,7 +2,6 @@
 
 Each poll goes back by an overlap, for changes that were committed late; what the archive has already, and what is on
 its way, is passed over. A poll holds a lease on its source and renews it, so that several workers ask each source once.
-Not here: when sources are polled (``worker/``), what happens to the events (``events.py``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Messages of brokers that could not be read: kept with their reasons, so that they stop nothing and nothing is lost.
-
-Not here: reading them (``brokers/messages.py``).
-"""
+"""Messages of brokers that could not be read are kept with their reasons: they stop nothing, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The ledger from outside: recording change events, counting them, what a person does with them.
-
-Not here: working events off (``drain.py``), the moves between states (``states.py``).
-"""
+"""The ledger from outside: recording change events, counting them, what a person does with them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The texts of alerts: what happened, where to look, what to do. Pure.
-
-Not here: which alerts are due, and who takes the message (``alerts.py``, ``alert_receivers.py``).
-"""
+"""The texts of alerts: what happened, where to look, what to do. Pure."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ invalid_source_records, invalid_partition_name, run_failed, poll_failing, reject
 outcome_undeliverable, lost_notifications, rollout_fell_back, sensor_stalled, worker_stalled, not_validated,
 adoption_needed, id_reused, source_behind.
 ``docs/operations.md`` has a section for each.
-Not here: the texts of messages (``alert_messages.py``), how one is handed over (``alert_receivers.py``).
 """
 
 from __future__ import annotations

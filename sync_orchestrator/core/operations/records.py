@@ -1,7 +1,4 @@
-"""One record, as it is asked for: its biography, its payload, its rereading from the sources (rule 7), one more push.
-
-Not here: what a person does with events (``ledger.py``).
-"""
+"""Operations on one record: its history, its payload, reading it again from the sources (rule 7), another push."""
 
 from __future__ import annotations
 

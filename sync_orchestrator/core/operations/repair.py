@@ -1,7 +1,6 @@
 """Repair that a person starts: drift that was found and left (``repair: ask``), and notifications that never came.
 
-Drift goes the way that ``repair: auto`` would have sent it; then the group is validated again. Not here: finding it
-(``validation.py``, ``source_check.py``).
+Drift goes the way that ``repair: auto`` would have sent it; then the group is validated again.
 """
 
 from __future__ import annotations

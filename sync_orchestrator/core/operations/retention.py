@@ -1,8 +1,6 @@
 """What is over is forgotten after a while: finished events, calls, ids of events, findings, alerts that ended.
 
 Nothing that is open, waiting or dead is touched, and the totals stay: they are tallies. Harmless to repeat and to kill.
-Not here: rejected messages and rollouts, which look after themselves; Dagster's runs
-(``resources/instance/run_retention.py``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Who may call the API service: keys with scopes, kept as hashes.
 
 A key is ``sync_<id>_<secret>``. Its secret is 256 random bits, so that one round of SHA-256 is as good as many: there
-is nothing to guess. Not here: how a request shows its key (``api/auth.py``).
+is nothing to guess.
 """
 
 from __future__ import annotations

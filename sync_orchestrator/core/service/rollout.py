@@ -1,7 +1,6 @@
 """The share of a route's traffic that takes the new path: which calls, who changed it, and its fall back to 0.
 
 Steps up need a clean validation; how the new path fares is counted by all replicas together.
-Not here: making the calls (``api/proxy/canary.py``), what a route is (``config/routes.py``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What a login gave, and the right of one at a time to log in: shared by all processes, or kept by one alone.
 
-No transaction is open while somebody logs in: a lease stands for the right. Not here: the calls
-(``adapters/http/auth.py``).
+No transaction is open while somebody logs in: a lease stands for the right.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Heartbeats of runs: a run is alive while its process says so, whatever its status is.
-
-Not here: the runs themselves, and what is done about a dead one (``resources/instance/config.py``).
-"""
+"""Heartbeats of runs: a run is alive while its process says so, whatever its status is."""
 
 from __future__ import annotations
 

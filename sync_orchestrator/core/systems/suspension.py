@@ -1,7 +1,7 @@
 """Suspends pushes to a third party when it no longer holds what the archive believes, until an operator adopts it.
 
 A suspension begins when this database was restored (``installation.py``), another account is behind the third party
-(``accounts.py``), or many ids show other keys (``note_stray_ids``). ``adoption.py`` ends it.
+(``core/push/account_check.py``), or many ids show other keys (``note_stray_ids``). ``adoption.py`` ends it.
 """
 
 from __future__ import annotations

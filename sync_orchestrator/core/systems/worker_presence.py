@@ -1,7 +1,6 @@
 """Heartbeats of workers: that they are there, and how each of their tasks fares.
 
-Every reader judges a worker by this: the command ``status``, the API service and the sensor ``worker``. Not here: what
-the tasks do (``worker/``), what is done about a worker that is silent (``core/operations/worker_watch.py``).
+Every reader judges a worker by this: the command ``status``, the API service and the sensor ``worker``.
 """
 
 from __future__ import annotations

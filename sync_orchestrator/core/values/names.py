@@ -1,7 +1,7 @@
 """Keys, business groups and ids as texts: one form at every border (rule 29). Pure.
 
 The numbers 7, 7.0 and 7e0 and the text "7" are one name. A text keeps its letters and is in Unicode's composed form
-(NFC). Not here: what an adapter knows of its source's way to compare, such as padding (``adapters/sql/source.py``).
+(NFC).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a third party is known to do to a value, done to both sides before they are compared (rule 35). Pure.
 
 How a value is written and read is in ``adapters/rest/codecs.py``; the functions themselves are in
-``value_functions.py``.
+``expressions/functions.py``.
 """
 
 from __future__ import annotations

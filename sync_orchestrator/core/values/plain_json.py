@@ -1,7 +1,4 @@
-"""Values of databases and of typed files as JSON can hold them.
-
-Not here: versions (``values.py``), what our own database can hold (``core/values/storable.py``).
-"""
+"""Values of databases and of typed files as JSON can hold them."""
 
 from __future__ import annotations
 

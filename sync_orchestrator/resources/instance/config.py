@@ -1,7 +1,4 @@
-"""Dagster's own instance: its configuration in our database, and its clean start after everything was killed.
-
-Not here: the definitions; the processes that use the instance (``supervisor/system.py``).
-"""
+"""Dagster's own instance: its configuration in our database, and its clean start after everything was killed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Dagster's own records of what is over: runs that work off changes come by the thousand, and are forgotten in time.
 
 Only runs of jobs by which no partition of an asset is shown as filled or checked: what a full sync or a validation left
-stays. Not here: our own tables (``core/operations/retention.py``).
+stays.
 """
 
 from __future__ import annotations

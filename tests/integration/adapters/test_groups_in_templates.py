@@ -1,7 +1,4 @@
-"""The business group belongs to what is compared, also where templates send it and no mapped field holds it.
-
-Not here: groups in mapped fields or in the address (``test_group_moves.py``).
-"""
+"""The business group belongs to what is compared, also where templates send it and no mapped field holds it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Linked calls at servers that are not transactional: conditions, what is missing, records that are only half there.
-
-Not here: linked calls that all have to be made (``test_write_strategies.py``).
-"""
+"""Linked calls at servers that are not transactional: conditions, what is missing, records that are only half there."""
 
 from __future__ import annotations
 

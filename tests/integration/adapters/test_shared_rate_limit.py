@@ -1,7 +1,4 @@
-"""The rate that all runs share: it gives way where calls are refused for coming too fast, and grows back.
-
-Not here: what an answer says of waiting (``test_retry_after.py``).
-"""
+"""The rate that all runs share: it gives way where calls are refused for coming too fast, and grows back."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Templates: where they stand in a call, what of a value arrives at a server, and what they refuse.
-
-Not here: which names a call knows (``test_config.py``).
-"""
+"""Templates: where they stand in a call, what of a value arrives at a server, and what they refuse."""
 
 from __future__ import annotations
 

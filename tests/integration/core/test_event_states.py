@@ -1,7 +1,6 @@
 """The moves of change events, as the database sees them, against the table in ``core/ledger/states.py``.
 
-A scene for each move of the table: the move happens in it, and no other than the table's. Not here: what else comes of
-the scenes (``test_drain.py`` and its neighbours).
+A scene for each move of the table: the move happens in it, and no other than the table's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Sources that notify nobody: they are asked what has changed, and none of it is lost or taken twice.
-
-Not here: the call itself (``test_rest_source.py``).
-"""
+"""Sources that notify nobody: they are asked what has changed, and none of it is lost or taken twice."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The statements that a drain makes again and again find their rows by an index, however much is at rest around them.
-
-Not here: groups of a validation (``test_validation_slices.py``), what the statements do (the tests of the core).
-"""
+"""The statements that a drain runs again and again find their rows by an index, however many rows are at rest."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What is over is forgotten after a while, and nothing else is.
-
-Not here: the daily job's other work (``test_dagster_runs.py``).
-"""
+"""What is over is forgotten after a while, and nothing else is."""
 
 from __future__ import annotations
 

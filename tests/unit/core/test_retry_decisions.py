@@ -1,7 +1,4 @@
-"""The retry rule, a case a row: what a failure costs and how long it waits.
-
-Not here: when failures are given back because a breaker opened (``test_drain.py``).
-"""
+"""The retry rule, a case a row: what a failure costs and how long it waits."""
 
 from __future__ import annotations
 

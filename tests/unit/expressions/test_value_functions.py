@@ -1,7 +1,5 @@
 """Values, both ways: one set of functions for expressions and templates, times in the forms of third parties, and what
 is compared of all that.
-
-Not here: codecs of other kinds (``test_codecs.py``), the steps of ``normalize`` (``test_field_values.py``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Drains that relieve each other without a gap, and more of them where one does not keep up.
-
-Not here: what one drain does (``test_drain.py``), Dagster's runs (``test_dagster_runs.py``).
-"""
+"""Drains that relieve each other without a gap, and more of them where one does not keep up."""
 
 from __future__ import annotations
 

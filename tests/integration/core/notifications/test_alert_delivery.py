@@ -1,7 +1,4 @@
-"""Alerts as people get them: a webhook and a mail server that really listen, some that are down, senders that die.
-
-Not here: when an alert is written (the tests of what it tells of), the sensor that sends (``test_dagster_runs.py``).
-"""
+"""Alerts as people get them: a webhook and a mail server that really listen, some that are down, senders that die."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Each kind of alert, brought about by what it is there for, and received by a webhook that really listens.
-
-Not here: how alerts are gathered, repeated, ended and sent again (``test_alert_delivery.py``).
-"""
+"""Each kind of alert, brought about by what it is there for, and received by a webhook that really listens."""
 
 from __future__ import annotations
 

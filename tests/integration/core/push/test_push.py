@@ -1,7 +1,4 @@
-"""One push, call by call: what is sent under an ageing lease, after a deletion, to a new place.
-
-Not here: what a situation asks for (``test_push_decision.py``), whole drains (``test_drain.py``).
-"""
+"""One push, call by call: what is sent under an ageing lease, after a deletion, to a new place."""
 
 from __future__ import annotations
 

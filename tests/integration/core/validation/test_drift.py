@@ -1,7 +1,4 @@
-"""How long a difference is open, and what else validation may take for one or miss (rules 12, 13, 15, 18).
-
-Not here: the kinds of differences and their repair (``test_validation.py``), moves (``test_group_moves.py``).
-"""
+"""How long a difference is open, and what else validation may take for one or miss (rules 12, 13, 15, 18)."""
 
 from __future__ import annotations
 

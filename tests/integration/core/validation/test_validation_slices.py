@@ -1,7 +1,4 @@
-"""Large groups: a comparison in slices comes to the same as one in memory, and its memory does not grow with the group.
-
-Not here: what validation does with what it finds (``test_drift.py``).
-"""
+"""Large groups: a comparison in slices gives the result of one in memory, and its memory does not grow."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Many records in one call: what is gathered, how results find their records, and what becomes of bad ones.
-
-Not here: what follows a failure that may have been carried out (``test_no_duplicates.py``), single writes
-(``test_write_strategies.py``).
-"""
+"""Many records in one call: what is gathered, how results find their records, and what becomes of bad ones."""
 
 from __future__ import annotations
 

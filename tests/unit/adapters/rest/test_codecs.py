@@ -1,7 +1,4 @@
-"""Mapped fields in the third party's shape and back: what is written, what is read, what is refused.
-
-Not here: bodies around them (``test_templates_on_the_wire.py``), whole adapters (``test_rest_third_party.py``).
-"""
+"""Mapped fields in the third party's shape and back: what is written, what is read, what is refused."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """What an answer means: by rules over status, body path, code, message and headers, else by its status.
 
-And what comes of it where a record waits for something that it refers to. Not here: bulk results
-(``test_bulk_writes.py``), waiting that an answer asks for (``test_retry_after.py``), logging in again
-(``test_auth.py``).
+And what comes of it where a record waits for something that it refers to.
 """
 
 from __future__ import annotations

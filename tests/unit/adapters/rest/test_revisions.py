@@ -1,6 +1,6 @@
 """Third parties that want to see the revision that a write is meant for: fetch the present one, then write (line 11).
 
-Each against a server that behaves that way. Not here: other ways of writing (``test_write_strategies.py``).
+Each against a server that behaves that way.
 """
 
 from __future__ import annotations

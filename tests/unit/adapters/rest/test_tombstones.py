@@ -1,6 +1,6 @@
 """Deleting at third parties that differ, and what is left there of a deleted record (line 14).
 
-Each against a server that behaves that way. Not here: which records are deleted (``test_deletions.py``).
+Each against a server that behaves that way.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """How records are written at third parties that differ: upserts, linked calls, ids, answers, idempotency keys.
 
-Each against a server that behaves that way. Not here: revisions (``test_revisions.py``), deleting
-(``test_tombstones.py``), the addresses of ordinary calls (``test_rest_third_party.py``).
+Each against a server that behaves that way.
 """
 
 from __future__ import annotations

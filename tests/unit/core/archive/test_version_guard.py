@@ -1,7 +1,4 @@
-"""Which change wins: the version guard and the verdicts as tables, and the archive that does not depend on order.
-
-Not here: what becomes of the events behind the changes (``test_drain.py``, ``test_drain_wakeup.py``).
-"""
+"""Which change wins: the version guard and the verdicts as tables, and the archive that does not depend on order."""
 
 from __future__ import annotations
 

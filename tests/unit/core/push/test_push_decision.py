@@ -1,7 +1,4 @@
-"""What a push does next: tables over the situations and the third party's capabilities, and what holds in all of them.
-
-Not here: the calls themselves (``test_push.py``), but for two scenes in which they leave the plan.
-"""
+"""The next step of a push: tables over the situations and the third party's capabilities, and their invariants."""
 
 from __future__ import annotations
 
