@@ -44,7 +44,7 @@ class ApiDatabase:
         self.engine = engine
 
     async def run_in_thread(self, work: Callable[[], T]) -> T:
-        """Does work in a thread, as ``answering`` says, and waits for it, not for ever."""
+        """Does work in a thread, as ``refuse_on_failure`` says, and waits for it, not for ever."""
         with self.refuse_on_failure():
             async with asyncio.timeout(SECONDS):
                 return await asyncio.to_thread(work)

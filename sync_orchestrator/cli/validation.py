@@ -1,4 +1,4 @@
-"""Validation commands: ``validate`` compares the third party with the archive; ``drift``, ``repair`` handle findings."""
+"""The commands ``validate``, which compares the third party with the archive, ``drift`` and ``repair``."""
 
 from __future__ import annotations
 

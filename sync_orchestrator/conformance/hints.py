@@ -20,7 +20,7 @@ def hint_for(failure: CallFailed, place: str, system: Any, *, about_one_record: 
     Args:
         failure: What came of the call.
         place: Where the settings of the system are.
-        system: The settings of the system, such as a ``RestSystem``.
+        system: The settings of the system, such as a ``RestSourceSettings``.
         about_one_record: Whether the call reads or changes a single record by its id or key.
     """
     match failure.kind:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 import sync_orchestrator
 
 PACKAGE = Path(sync_orchestrator.__file__).parent
+PROGRAMS = ("sync_orchestrator", "tests", "demo", "bench", "examples")
 
 
 def imported_modules(file: Path) -> Iterator[str]:
@@ -52,3 +55,28 @@ def test_queries_of_another_package_would_be_found(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("test_layout.PACKAGE", package)
     assert foreign_queries(package / "core/push/claims.py") == set()
     assert foreign_queries(package / "api/health.py") == {"sync_orchestrator.core.push.queries"}
+
+
+def class_places(package: Path) -> dict[str, list[str]]:
+    """For each name of a class the modules in which a class has it."""
+    places: dict[str, list[str]] = {}
+    for file in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(file.relative_to(package)))
+    return places
+
+
+def test_no_class_name_exists_twice() -> None:
+    assert {name: files for name, files in class_places(PACKAGE).items() if len(files) > 1} == {}
+
+
+def test_modules_that_docstrings_name_exist() -> None:
+    files = [file.relative_to(ROOT).as_posix() for part in PROGRAMS for file in (ROOT / part).rglob("*.py")]
+    missing = {
+        f"{file}: {name}"
+        for file in files
+        for name in re.findall(r"``([\w/]+\.py)``", (ROOT / file).read_text(encoding="utf-8"))
+        if not any(each == name or each.endswith(f"/{name}") for each in files)
+    }
+    assert missing == set()

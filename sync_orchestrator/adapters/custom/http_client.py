@@ -1,6 +1,6 @@
-"""Our HTTP client for classes of your own: calls that are not told in the configuration.
+"""The HTTP client for custom adapters: calls that the configuration does not describe.
 
-Deadlines, logins, the shared rate, waiting that the system asks for and the hiding of secrets are those of ``adapters/http/client.py``.
+Deadlines, logins, the shared rate, requested waits and the masking of secrets are those of ``adapters/http/client.py``.
 """
 
 from __future__ import annotations

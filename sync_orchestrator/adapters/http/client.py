@@ -405,7 +405,7 @@ class HttpClient:
     async def _send_or_raise(
         self, prepared: Prepared, outcomes: Sequence[OutcomeRule], *, write: bool, deadline: float | None, latest: float
     ) -> Answer:
-        """The same as ``looked_at``, a failure being raised."""
+        """The same as ``send_and_classify``, a failure being raised."""
         answer, failure = await self.send_and_classify(
             prepared, outcomes, write=write, deadline=deadline, latest=latest
         )

@@ -1,4 +1,4 @@
-"""Listings page by page, and single answers, as ``Listing``, ``Get`` and ``Count`` in ``sync.yaml`` describe them.
+"""Listings page by page, and single answers, as the listings and reads in ``sync.yaml`` describe them.
 
 A listing that goes in a circle, repeats itself or ends early is a failure and never an end: what it lacks would count
 as deleted.

@@ -50,7 +50,7 @@ class References:
         return self._references[name].collect_template_names() <= values.keys()
 
     async def add_references(self, call: RequestSettings, values: Values) -> Values:
-        """The values with the references that a call's templates ask for. Raises CallFailed, as ``resolve``."""
+        """The values with the references of a call's templates. Raises CallFailed, as ``resolve_references``."""
         asked = call.collect_template_names() & self._references.keys() if self._references else set()
         return {**values, **await self.resolve_references(values, asked)} if asked else values
 
@@ -67,7 +67,7 @@ class References:
         """Whether references that were looked up before ``since`` and kept are others by now.
 
         For a call that was refused: the kept ones are dropped and looked up again (rule 27). Raises CallFailed, as
-        ``resolve``.
+        ``resolve_references``.
         """
         changed = False
         for name, reference in self._references.items():

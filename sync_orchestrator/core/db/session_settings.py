@@ -91,7 +91,7 @@ def apply_settings(driver: psycopg.Connection[Any]) -> None:
 
 
 async def settle_async(driver: psycopg.AsyncConnection[Any]) -> None:
-    """``settle`` for a connection in autocommit mode in an event loop."""
+    """``apply_settings`` for a connection in autocommit mode in an event loop."""
     row = await (await driver.execute(_SAMPLE)).fetchone()
     if row is not None and _must_set(driver.info.backend_pid, row):
         await driver.execute(_APPLY, (list(SERVER_SETTINGS), list(SERVER_SETTINGS.values())))

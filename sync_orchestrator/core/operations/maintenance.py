@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 WATCH_SECONDS = 60.0
-"""The time between two rounds of ``watch``, whoever does them."""
+"""The time between two rounds of ``watch_backlog``, whoever does them."""
 
 
 def run_maintenance(connection: Connection) -> Conservation:

@@ -80,7 +80,7 @@ class ProcessLogins:
         self._lease: tuple[int, float] | None = None
 
     def acquire_login(self, mark: bytes, refused: int | None, seconds: float) -> LoginGrant:
-        """Returns the login to use, or the lease by which the caller logs in. See ``LoginStore.take``."""
+        """Returns the login to use, or the lease by which the caller logs in. See ``LoginStore.acquire_login``."""
         with self._lock:
             session = self._session
             if session is not None and session.number != refused and not session.too_old:
@@ -114,7 +114,7 @@ class SharedLogins:
         self._system = system
 
     def acquire_login(self, mark: bytes, refused: int | None, seconds: float) -> LoginGrant:
-        """Returns the login to use, or the lease by which the caller logs in. See ``LoginStore.take``."""
+        """Returns the login to use, or the lease by which the caller logs in. See ``LoginStore.acquire_login``."""
 
         def reuse_or_lease(connection: Connection) -> LoginGrant:
             run(connection, queries.ENSURE_LOGIN_SESSION, system=self._system)
