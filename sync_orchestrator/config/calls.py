@@ -184,7 +184,7 @@ class WriteCallSettings(RequestSettings):
 
 
 class DeleteCallSettings(RequestSettings):
-    """A call that removes a record, or cancels it by any verb. Names: those of ``WriteCallSettings`` without the payload."""
+    """A call that removes a record, or cancels it by any verb. Names: those of a write, without the payload."""
 
     method: Method = "DELETE"
     """The verb: that of an update, for a soft delete; that of another call, for a cancellation."""
