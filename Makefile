@@ -60,7 +60,7 @@ bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; 
 	$(BIN)/python -m bench.drain $(ARGS)
 	$(BIN)/python -m bench.steady $(ARGS)
 	$(BIN)/python -m bench.full_sync $(ARGS)
-	$(BIN)/python -m bench.audit $(ARGS)
+	$(BIN)/python -m bench.comparison $(ARGS)
 	$(BIN)/python -m bench.growth $(ARGS)
 	$(BIN)/python -m bench.commands $(ARGS)
 	$(BIN)/python -m bench.slow_server $(ARGS)
@@ -68,9 +68,9 @@ bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; 
 	$(BIN)/python -m bench.peers $(ARGS)
 	$(BIN)/python -m bench.summary
 
-bench-long: .venv/dev  ## full sync, audit and ledger of millions, an hour of idling
+bench-long: .venv/dev  ## full sync, comparison and ledger of millions, an hour of idling
 	$(BIN)/python -m bench.full_sync --long
-	$(BIN)/python -m bench.audit --long
+	$(BIN)/python -m bench.comparison --long
 	$(BIN)/python -m bench.growth --long
 	$(BIN)/python -m bench.steady --long
 

@@ -1,7 +1,7 @@
 """How fast and in how much memory whole groups are compared, beside a bare loop that only pages them out and parses.
 
-``python -m bench.audit [--quick | --long]``. The bare loop uses the same HTTP client (httpx on aiohttp's transport) and
-parses with orjson; it compares nothing. The audit runs in a process of its own, whose memory is told.
+``python -m bench.comparison [--quick | --long]``. The bare loop uses the same HTTP client (httpx on aiohttp's transport) and
+parses with orjson; it compares nothing. The comparison runs in a process of its own, whose memory is told.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _rest(engine: Engine) -> None:
 
 
 async def bare(port: int) -> float:
-    """Seconds to page everything out and parse it, as many groups at once as the audit takes."""
+    """Seconds to page everything out and parse it, as many groups at once as the comparison takes."""
     left = iter(range(GROUPS))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", transport=Transport()) as client:
 
@@ -160,7 +160,7 @@ async def bare(port: int) -> float:
 
 
 def look(url: str, port: int, how: str) -> dict[str, Any]:
-    """What one look at all groups takes in this process: ``page`` them out, ``count`` them, ``audit`` them."""
+    """What one look at all groups takes in this process: ``page`` them out, ``count`` them, ``compare`` them."""
     context = open_context(open_engine(url), config(port))
     entity = context.entities["product"]
 
@@ -169,7 +169,7 @@ def look(url: str, port: int, how: str) -> dict[str, Any]:
             async for _ in entity.third_party.pages(f"store {number}"):
                 pass
             return "in_sync"
-        return (await validate(context, entity, f"store {number}", full=how == "audit")).verdict
+        return (await validate(context, entity, f"store {number}", full=how == "compare")).verdict
 
     began = time.monotonic()
     verdicts = {verdict for _, verdict in perform_each(context, range(GROUPS), work, AT_ONCE)}
@@ -180,7 +180,7 @@ def look(url: str, port: int, how: str) -> dict[str, Any]:
 def looked(url: str, port: int, how: str) -> dict[str, Any]:
     """The same in a process of its own."""
     ended = subprocess.run(
-        [sys.executable, "-m", "bench.audit", "--look", url, str(port), how], check=True, stdout=subprocess.PIPE
+        [sys.executable, "-m", "bench.comparison", "--look", url, str(port), how], check=True, stdout=subprocess.PIPE
     )
     told: dict[str, Any] = json.loads(ended.stdout)
     return told
@@ -194,34 +194,34 @@ def lines(url: str, records: int) -> Iterator[Line]:
         ["-m", "bench.third_party", str(port), "--records", str(records), "--groups", str(GROUPS)], port, {}, "/stats"
     ):
         alone = uvloop.run(bare(port))
-        paged, audit = looked(url, port, "page"), looked(url, port, "audit")
-        what = f"audit of {records:,} records in {GROUPS} groups"
+        paged, compared = looked(url, port, "page"), looked(url, port, "compare")
+        what = f"full comparison of {records:,} records in {GROUPS} groups"
         yield Line(
             what,
-            records / audit["seconds"],
+            records / compared["seconds"],
             "/s",
             f"bare loop: {records / alone:,.0f} /s",
-            audit["seconds"] / alone,
+            compared["seconds"] / alone,
             "1.30",
-            audit["seconds"] <= 1.3 * alone,
+            compared["seconds"] <= 1.3 * alone,
             note="The bare loop makes no records of what it parses. Making them as the adapter does takes 4 to "
             "5 us each; a digest, a row of the archive and the comparison 6 us more, on one core.",
         )
         yield Line(
             "the same beside our own paging alone",
-            records / audit["seconds"],
+            records / compared["seconds"],
             "/s",
             f"paging: {records / paged['seconds']:,.0f} /s",
-            audit["seconds"] / paged["seconds"],
+            compared["seconds"] / paged["seconds"],
         )
         yield Line(
             "its memory",
-            audit["megabytes"],
+            compared["megabytes"],
             "MB",
             f"paging: {paged['megabytes']:.0f} MB",
             None,
             "300 MB",
-            audit["megabytes"] < 300,
+            compared["megabytes"] < 300,
         )
         before = stats(port)["calls"]
         counted = looked(url, port, "count")
@@ -268,7 +268,7 @@ def main() -> None:
         print(json.dumps(look(url, int(port), how)))
         return
     with database() as url:
-        show("audit", list(lines(url, 100_000 if words.quick else 4_000_000 if words.long else 1_000_000)))
+        show("compare", list(lines(url, 100_000 if words.quick else 4_000_000 if words.long else 1_000_000)))
 
 
 if __name__ == "__main__":
