@@ -1,7 +1,8 @@
 """How fast and in how much memory whole groups are compared, beside a bare loop that only pages them out and parses.
 
-``python -m bench.comparison [--quick | --long]``. The bare loop uses the same HTTP client (httpx on aiohttp's transport) and
-parses with orjson; it compares nothing. The comparison runs in a process of its own, whose memory is told.
+``python -m bench.comparison [--quick | --long]``. The bare loop uses the same HTTP client (httpx on aiohttp's
+transport) and parses with orjson; it compares nothing. The comparison runs in a process of its own, whose memory is
+measured.
 """
 
 from __future__ import annotations

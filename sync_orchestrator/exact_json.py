@@ -18,10 +18,10 @@ from typing import Any, NoReturn
 
 import orjson
 
-MOST_DIGITS = 400
+MAX_DIGITS = 400
 """Numbers of more digits, before or behind the point, are refused; more than the largest float has."""
 
-EXACT = Context(prec=4 * MOST_DIGITS, Emax=10**9, Emin=-(10**9))
+EXACT = Context(prec=4 * MAX_DIGITS, Emax=10**9, Emin=-(10**9))
 """For arithmetic on decimals that rounds nothing."""
 
 ONLY_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -67,7 +67,7 @@ def parse_number(text: str) -> float | Decimal:
 
 def parse_whole_number(text: str) -> int:
     """The number that a JSON numeral without fraction and exponent says. Raises ValueError for absurd length."""
-    if len(text) > MOST_DIGITS:
+    if len(text) > MAX_DIGITS:
         raise ValueError("a number has too many digits")
     return int(text)
 
@@ -78,7 +78,7 @@ def is_absurd(value: Decimal) -> bool:
         return True
     exponent = value.as_tuple().exponent
     assert isinstance(exponent, int)
-    return value != 0 and max(abs(value.adjusted()), abs(exponent)) > MOST_DIGITS
+    return value != 0 and max(abs(value.adjusted()), abs(exponent)) > MAX_DIGITS
 
 
 def simplify_number(value: Decimal) -> int | float | Decimal:

@@ -59,8 +59,8 @@ from sync_orchestrator.resources.system import SystemResource
 SOURCE_CHECK = "source_then_archive"
 """The name of the archive's check."""
 
-_MOST_SAMPLES = 50
-_MOST_GROUPS = 500
+_MAX_SAMPLES = 50
+_MAX_GROUPS = 500
 
 
 class SourceCheckOptions(dg.Config):
@@ -140,7 +140,7 @@ def due_groups(system: SystemResource, name: str) -> list[str]:
         return []
     with system.context.engine.begin() as connection:
         tick_seconds = 60 * source_check_tick_minutes(system.context.config)
-        return groups_due(connection, name, every - min(tick_seconds, every) / 2, _MOST_GROUPS)
+        return groups_due(connection, name, every - min(tick_seconds, every) / 2, _MAX_GROUPS)
 
 
 def evaluate_groups(
@@ -217,7 +217,7 @@ def metadata_of(result: SourceCheckResult) -> dict[str, Any]:
         metadata["notifications"] = dg.MetadataValue.table(
             [
                 dg.TableRecord({"source": lost.part, "key": lost.key, "kind": lost.kind, "version": lost.version})
-                for lost in result.lost[:_MOST_SAMPLES]
+                for lost in result.lost[:_MAX_SAMPLES]
             ],
             schema=dg.TableSchema([dg.TableColumn(name) for name in ("source", "key", "kind", "version")]),
         )

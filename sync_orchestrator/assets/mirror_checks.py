@@ -57,7 +57,7 @@ CHECK = "count_then_diff"
 
 _TICK_SECONDS = 60.0
 _PARTITION_TAG = "dagster/partition"
-_MOST_GROUPS = 500
+_MAX_GROUPS = 500
 
 
 class ValidateOptions(dg.Config):
@@ -151,7 +151,7 @@ def due_groups(system: SystemResource, name: str) -> list[str]:
     every = system.get_entity(name).settings.validation.every
     every -= min(_TICK_SECONDS, every) / 2
     with system.context.engine.begin() as connection:
-        return groups_due(connection, name, every, _MOST_GROUPS)
+        return groups_due(connection, name, every, _MAX_GROUPS)
 
 
 def waits_for_third_party(system: SystemResource, name: str) -> str | None:

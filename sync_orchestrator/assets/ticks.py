@@ -10,7 +10,7 @@ from math import gcd
 
 from sync_orchestrator.config import Config
 
-LONGEST_SOURCE_TICK_SECONDS = 3600.0
+MAX_SOURCE_TICK_SECONDS = 3600.0
 """The schedule looks at least this often which sources are due."""
 
 _HOUR, _DAY = 60, 1440
@@ -42,4 +42,4 @@ def validation_tick_minutes(config: Config) -> int:
 def source_check_tick_minutes(config: Config) -> int:
     """How often the schedule looks which sources are due to be checked."""
     periods = [entity.source_check.every for entity in config.entities.values()]
-    return tick_minutes(LONGEST_SOURCE_TICK_SECONDS, *(period for period in periods if period is not None))
+    return tick_minutes(MAX_SOURCE_TICK_SECONDS, *(period for period in periods if period is not None))

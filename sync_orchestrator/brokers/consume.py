@@ -39,14 +39,14 @@ _before_commit = CrashPoint("consume.before_commit")
 _committed = CrashPoint("consume.committed")
 _acknowledged = CrashPoint("consume.acknowledged")
 
-_WAIT = 1.0
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 30.0
+_TAKE_WAIT_SECONDS = 1.0
+_FIRST_PAUSE_SECONDS = 0.5
+_MAX_PAUSE_SECONDS = 30.0
 _PROBE_SECONDS = 1.0
 """The longest that a record, or a probe, is proof that the next one will succeed."""
 _HOLD_SECONDS = 20.0
 """How long what was taken is kept for a database that went down: a short outage costs no delivery."""
-_ATTEMPTS = 6
+_MAX_BATCH_ATTEMPTS = 6
 """After so many, messages that cannot be recorded though others can are tried one by one, and rejected."""
 
 Understood = list[ChangeEvent] | Rejected
@@ -72,7 +72,7 @@ def consume(engine: Engine, config: Config, name: str | None = None) -> None:
         thread.start()
     for thread in threads:
         while thread.is_alive():
-            thread.join(_WAIT)
+            thread.join(_TAKE_WAIT_SECONDS)
     for each in consumers:
         if each.error is not None:
             raise each.error
@@ -122,7 +122,7 @@ class Consumption:
         self._settings = config.consumers[name]
         self._stop = stop
         self._down_since: float | None = None
-        self._pause = _FIRST_PAUSE
+        self._pause = _FIRST_PAUSE_SECONDS
         self._told = False
         self._recorded_at = -_PROBE_SECONDS
 
@@ -148,13 +148,13 @@ class Consumption:
 
     def _can_record(self) -> bool:
         """Waits until events can be recorded; False where it is asked to stop first."""
-        pause = _FIRST_PAUSE
+        pause = _FIRST_PAUSE_SECONDS
         while not self._stop.is_set():
             if self._probe_recording():
                 return True
             _log.warning("%s: no message is taken; the next try is in %.1f s", self.name, pause)
             self._stop.wait(pause)
-            pause = min(_LONGEST_PAUSE, pause * 2)
+            pause = min(_MAX_PAUSE_SECONDS, pause * 2)
         return False
 
     def _probe_recording(self) -> bool:
@@ -176,7 +176,7 @@ class Consumption:
 
     def _report_up(self) -> None:
         _log.info("%s: consuming from %s", self.name, self._settings.queue)
-        self._down_since, self._pause = None, _FIRST_PAUSE
+        self._down_since, self._pause = None, _FIRST_PAUSE_SECONDS
         self._try_in_transaction(lambda connection: alerts.resolve_alert(connection, "consumer_down", self.name))
         self._told = False
 
@@ -195,7 +195,7 @@ class Consumption:
                 )
             )
         self._stop.wait(self._pause)
-        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+        self._pause = min(_MAX_PAUSE_SECONDS, self._pause * 2)
 
     def _try_in_transaction(self, work: Callable[[Connection], None]) -> bool:
         try:
@@ -208,7 +208,7 @@ class Consumption:
         """Takes and records what is there; False where the queue is to be closed, and what was taken given back."""
         if not self._probe_recording():
             return False
-        taken = queue.receive_messages(self._settings.at_once, _WAIT)
+        taken = queue.receive_messages(self._settings.at_once, _TAKE_WAIT_SECONDS)
         if not taken:
             return True
         _taken()
@@ -222,11 +222,11 @@ class Consumption:
     def _record_with_retries(self, queue: Queue, taken: Sequence[ReceivedMessage]) -> bool:
         """Records them; False where the database stays down, or it is asked to stop first."""
         understood = [read_message(each.message, self.name, self._config) for each in taken]
-        pause, ends, attempts = _FIRST_PAUSE, time.monotonic() + _HOLD_SECONDS, 0
+        pause, ends, attempts = _FIRST_PAUSE_SECONDS, time.monotonic() + _HOLD_SECONDS, 0
         while True:
             attempts += 1
             try:
-                self._record_batch(taken, understood, patient=attempts < _ATTEMPTS)
+                self._record_batch(taken, understood, patient=attempts < _MAX_BATCH_ATTEMPTS)
                 self._recorded_at = time.monotonic()
                 return True
             except SQLAlchemyError as error:
@@ -243,12 +243,12 @@ class Consumption:
             if self._stop.is_set() or (time.monotonic() > ends and not self._probe_recording()):
                 return False
             self._hold_messages(queue, pause)
-            pause = min(_LONGEST_PAUSE, pause * 2)
+            pause = min(_MAX_PAUSE_SECONDS, pause * 2)
 
     def _hold_messages(self, queue: Queue, seconds: float) -> None:
         ends = time.monotonic() + seconds
         while not self._stop.is_set() and (left := ends - time.monotonic()) > 0:
-            queue.hold_messages(min(left, _WAIT))
+            queue.hold_messages(min(left, _TAKE_WAIT_SECONDS))
 
     def _record_batch(
         self, taken: Sequence[ReceivedMessage], understood: Sequence[Understood], *, patient: bool

@@ -17,7 +17,7 @@ from sync_orchestrator.errors import BrokerDown, ConfigError
 
 _HEARTBEAT = 20.0
 _CONNECT_SECONDS = 10.0
-_TICK = 1.0
+_TICK_SECONDS = 1.0
 _DELIVERY_LIMIT = "x-delivery-limit"
 _DROPS_SINCE = 4
 _NO_TRANSPORT = (ImportError, LookupError, AttributeError, NameError, RuntimeError)
@@ -98,7 +98,7 @@ class KombuQueue:
         ends = time.monotonic() + seconds
         while (left := ends - time.monotonic()) > 0:
             self._send_heartbeat()
-            self._drain_events(min(left, _TICK))
+            self._drain_events(min(left, _TICK_SECONDS))
 
     def _drain_events(self, seconds: float) -> bool:
         try:

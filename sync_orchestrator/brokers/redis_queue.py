@@ -26,8 +26,8 @@ HELD_SECONDS = 15
 """So long a list belongs to a process that is not heard of."""
 
 _PROCESS = secrets.token_hex(8)
-_TIMEOUT = 10.0
-_TICK = 1.0
+_TIMEOUT_SECONDS = 10.0
+_TICK_SECONDS = 1.0
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end"
 _KEEP = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('expire', KEYS[1], ARGV[2]) end"
 
@@ -35,7 +35,7 @@ _KEEP = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('expire
 @contextmanager
 def connect_redis(url: str) -> Iterator[redis.Redis]:
     """A client, until the block is left; what goes wrong with it there is raised as BrokerDown."""
-    client = redis.Redis.from_url(url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT)
+    client = redis.Redis.from_url(url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS)
     try:
         yield client
     except (redis.RedisError, OSError) as error:
@@ -71,7 +71,7 @@ class RedisQueue:
     def receive_messages(self, most: int, wait: float) -> list[ReceivedMessage]:
         """Moves at most ``most`` messages to the list beside; waits at most ``wait`` seconds for the first."""
         if not self._acquire_hold():
-            time.sleep(min(wait, _TICK))
+            time.sleep(min(wait, _TICK_SECONDS))
             return []
         first = self._client.blmove(self._list, self._taken, max(wait, 0.01), "RIGHT", "LEFT")
         if first is None:
@@ -95,7 +95,7 @@ class RedisQueue:
         ends = time.monotonic() + seconds
         while (left := ends - time.monotonic()) > 0:
             self._acquire_hold()
-            time.sleep(min(left, _TICK))
+            time.sleep(min(left, _TICK_SECONDS))
 
     def release_queue(self) -> None:
         """Puts back what is not done, and lets the next one take."""

@@ -17,8 +17,8 @@ from sync_orchestrator.adapters.http.certificates import trusted_certificates
 from sync_orchestrator.config import OutcomeReceiverSettings
 from sync_orchestrator.core.notifications.outcomes import DELIVERY_SECONDS, Delivery, OutcomeMessage
 
-_AT_ONCE = 8
-_MOST_REST = 3600.0
+_MAX_CONCURRENT_CALLS = 8
+_MAX_REST_SECONDS = 3600.0
 _MAX_SKIPPED_BYTES = 65_536
 _OF_THE_MESSAGE = {400, 405, 406, 409, 411, 412, 413, 414, 415, 422}
 """Answers that say something of one message, not of the receiver as a whole."""
@@ -60,7 +60,7 @@ class WebhookReceiver:
                 follow_redirects=False,
                 cookies=_no_cookies(),
             ) as client,
-            ThreadPoolExecutor(_AT_ONCE, "webhook") as pool,
+            ThreadPoolExecutor(_MAX_CONCURRENT_CALLS, "webhook") as pool,
         ):
             for _ in pool.map(lambda each: self._one_record(client, each, delivery, lock, ends), by_record.values()):
                 pass
@@ -105,7 +105,7 @@ class WebhookReceiver:
         if answer.is_success:
             return answer.status_code, None, 0.0
         told = answer.headers.get("Retry-After", "")
-        rest = min(_MOST_REST, float(told)) if told.isdecimal() and len(told) < 9 else 0.0
+        rest = min(_MAX_REST_SECONDS, float(told)) if told.isdecimal() and len(told) < 9 else 0.0
         return answer.status_code, f"answer {answer.status_code}", rest
 
     def _build_signature_headers(self, outcome: OutcomeMessage, body: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from sync_orchestrator.extras import import_from_extra
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_AT_ONCE = 10_000
+_ROWS_PER_READ = 10_000
 _TIMES = ("found_at", "last_seen_at", "repaired_at")
 _COLORS = dict(zip(DriftKind, ("#c0392b", "#e67e22", "#8e44ad", "#2980b9", "#16a085", "#7f8c8d"), strict=True))
 _SVG = "http://www.w3.org/2000/svg"
@@ -59,7 +59,7 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> int:
     )
     number, left = 0, iter(rows)
     with parquet.ParquetWriter(path, schema) as writer:
-        while batch := list(islice(left, _AT_ONCE)):
+        while batch := list(islice(left, _ROWS_PER_READ)):
             writer.write_table(
                 arrow.table(
                     {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 
-_MOST_SAMPLES_SHOWN = 60
+_MAX_SAMPLES_SHOWN = 60
 
 
 @commands.command()
@@ -77,7 +77,7 @@ def plan(
             as_json(asdict(made))
     else:
         print_table("a full sync would", *plan_tables.counts_table(plans))
-        print_table("for example", *plan_tables.samples_table(plans, _MOST_SAMPLES_SHOWN))
+        print_table("for example", *plan_tables.samples_table(plans, _MAX_SAMPLES_SHOWN))
         for note in [*plan_tables.list_notes(plans), *ungrouped]:
             print_line(note)
     for failure in failures:

@@ -27,7 +27,7 @@ Repair = Literal["auto", "ask", "off"]  # as in config/entities.py, which takes 
 
 commands = typer.Typer()
 
-_MOST_DRIFT_SHOWN = 20
+_MAX_DRIFT_SHOWN = 20
 _STATUS = {"repairing": "marked for repair"}
 """How a status of drift is shown, where its name says more than is known: a mark repairs nothing by itself."""
 
@@ -94,9 +94,9 @@ def _check_sources(
             ],
         )
         lost = [[result.group, lost.part, lost.key, lost.kind] for result in results for lost in result.lost]
-        print_table("lost notifications", ["group", "source", "key", "kind"], lost[:_MOST_DRIFT_SHOWN])
-        if len(lost) > _MOST_DRIFT_SHOWN:
-            print_line(f"and {len(lost) - _MOST_DRIFT_SHOWN} more; --json shows all")
+        print_table("lost notifications", ["group", "source", "key", "kind"], lost[:_MAX_DRIFT_SHOWN])
+        if len(lost) > _MAX_DRIFT_SHOWN:
+            print_line(f"and {len(lost) - _MAX_DRIFT_SHOWN} more; --json shows all")
         if recorded := sum(result.repaired for result in results):
             say_who_pushes(context.engine, f"{recorded} change events are recorded for what was lost")
     verdicts = {result.verdict for result in results}
@@ -168,7 +168,7 @@ def drift(
         drift_export.plot_drift(plot, over_time(context.engine, chosen))
         print_line(f"{plot}: drawn")
     if to is None and plot is None:
-        shown = read_newest_drift(context.engine, chosen, _MOST_DRIFT_SHOWN)
+        shown = read_newest_drift(context.engine, chosen, _MAX_DRIFT_SHOWN)
         names = ["group", "key", "kind", "status", "field", "ours", "theirs", "found_at"]
         print_table("drift", names, [[row[name] for name in names] for row in shown])
         print_line("--to FILE.csv writes all of it" if shown else "nothing was found")
@@ -293,11 +293,11 @@ def show_validations(results: Sequence[GroupValidation]) -> None:
         ["group", "key", "kind", "status"],
         [
             [result.group, found.key, found.kind, _STATUS.get(found.status, found.status)]
-            for result, found in drift[:_MOST_DRIFT_SHOWN]
+            for result, found in drift[:_MAX_DRIFT_SHOWN]
         ],
     )
-    if len(drift) > _MOST_DRIFT_SHOWN:
-        print_line(f"and {len(drift) - _MOST_DRIFT_SHOWN} more; --json shows all")
+    if len(drift) > _MAX_DRIFT_SHOWN:
+        print_line(f"and {len(drift) - _MAX_DRIFT_SHOWN} more; --json shows all")
     _show_dead(results)
     if not results:
         print_line("no business group is known yet: run a full sync first")
@@ -310,7 +310,7 @@ def _show_dead(results: Sequence[GroupValidation]) -> None:
         ["entity", "group", "key", "cause", "since"],
         [
             [result.entity, result.group, record.key, record.cause, record.since.isoformat(timespec="seconds")]
-            for result, record in dead[:_MOST_DRIFT_SHOWN]
+            for result, record in dead[:_MAX_DRIFT_SHOWN]
         ],
     )
     for entity in dict.fromkeys(result.entity for result in results if result.dead or result.dead_without_group):

@@ -16,7 +16,7 @@ from sync_orchestrator.expressions.selectors import check_calls
 from sync_orchestrator.expressions.templates import names_in
 from sync_orchestrator.texts.host_names import check_allowed_host
 
-_FEWEST_BYTES = 16
+_MIN_BYTES = 16
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -77,9 +77,9 @@ def _webhook_secret(value: str) -> str:
         secret = webhook_key(value)
     except ValueError:
         secret = b""
-    if len(secret) < _FEWEST_BYTES:
+    if len(secret) < _MIN_BYTES:
         raise ValueError(
-            f"write at least {_FEWEST_BYTES} bytes in base64 (letters, digits, + and /), 'whsec_' before "
+            f"write at least {_MIN_BYTES} bytes in base64 (letters, digits, + and /), 'whsec_' before "
             "it or not, such as: echo whsec_$(openssl rand -base64 24)"
         )
     return value

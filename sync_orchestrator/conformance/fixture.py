@@ -29,7 +29,7 @@ Rebuilt = Callable[..., ThirdParty]
 
 _REFERENCE = re.compile(r"reference '([^']+)'")
 _LOOK_AGAIN = 0.1
-_LONGEST_MOVE_SECONDS = 3600
+_MAX_MOVE_SECONDS = 3600
 _SHOWN = 5
 
 
@@ -137,7 +137,7 @@ class Bench:
             ever_applied=True,
             outcome_unknown_until=None,
             outcome_unknown_for=None,
-            deadline=time.monotonic() + _LONGEST_MOVE_SECONDS,
+            deadline=time.monotonic() + _MAX_MOVE_SECONDS,
             acknowledged_at=time.time_ns() // 1000,
             waiting_for=0,
             parts={},

@@ -22,7 +22,7 @@ from sync_orchestrator.errors import InvalidEvent
 from sync_orchestrator.expressions.selectors import compile_selector
 
 _ACTIONS: dict[str, Action] = {"created": "create", "updated": "update", "deleted": "delete"}
-_LONGEST = {"id": 200, "source": 100, "type": 100, "subject": 400, "group": 200}
+_MAX_LENGTHS = {"id": 200, "source": 100, "type": 100, "subject": 400, "group": 200}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -71,7 +71,7 @@ def _read_text(document: dict[str, object], field: str) -> str:
 
 
 def _check_text(value: str, field: str) -> str:
-    most = _LONGEST[field]
+    most = _MAX_LENGTHS[field]
     if len(value) <= most and value.isascii() and value.isprintable():
         return value
     if len(value) > most or len(value.encode()) > 3 * most:

@@ -10,7 +10,7 @@ from sync_orchestrator import exact_json
 from sync_orchestrator.errors import InvalidEvent
 from sync_orchestrator.texts.storable_text import text_problem
 
-_MOST_DEPTH = 100
+_MAX_DEPTH = 100
 _MAX_VALUES = 1_000_000
 """Values cost far more memory than the bytes that say them: ``[],`` costs twenty times as much."""
 
@@ -34,8 +34,8 @@ def parse(body: bytes, *, outer: int = 0) -> Any:
         raise InvalidEvent("the JSON is nested too deeply") from None
     except ValueError as error:
         raise InvalidEvent(f"the body is not JSON: {str(error)[:120]}") from None
-    if openings + outer >= _MOST_DEPTH:
-        _check_depth(document, _MOST_DEPTH - outer)
+    if openings + outer >= _MAX_DEPTH:
+        _check_depth(document, _MAX_DEPTH - outer)
     if "\\u" in text:  # otherwise there is neither NUL nor a lone surrogate in it
         _check_texts(document)
     return document

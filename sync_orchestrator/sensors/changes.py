@@ -30,7 +30,7 @@ BEHIND_SECONDS = 3.0
 FIRST_BEAT_SECONDS = 30.0
 """So long a run that has started may take until its drain is heard of."""
 
-LONGEST_PAUSE_SECONDS = 300.0
+MAX_PAUSE_SECONDS = 300.0
 
 _COMING = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 _LOOK_SECONDS = 0.5
@@ -105,7 +105,7 @@ def unless_needed(runs: Sequence[tuple[dg.DagsterRunStatus, float | None, float 
             break
         failures += 1
     last_end = runs[0][2] if runs else None
-    pause = min(LONGEST_PAUSE_SECONDS, 5.0 * 2**failures) if failures else 0.0
+    pause = min(MAX_PAUSE_SECONDS, 5.0 * 2**failures) if failures else 0.0
     if last_end is not None and now - last_end < pause:
         return f"the last {failures} drains failed: the next in {pause - (now - last_end):.0f} s"
     return None

@@ -31,7 +31,7 @@ _END_SECONDS = 10.0
 _KILL_SECONDS = 5.0
 _SHOWN_LINES = 15
 _LOG_BYTES = 10_485_760
-_LOGS_KEPT = 3
+_MAX_OLD_LOGS = 3
 """Of one program, with the one that is written."""
 
 
@@ -163,7 +163,7 @@ def _build_log_path(log: Path, age: int) -> Path:
 
 def _shift_old_logs(log: Path) -> None:
     """Makes room for a log of age 1."""
-    for age in range(_LOGS_KEPT - 1, 1, -1):
+    for age in range(_MAX_OLD_LOGS - 1, 1, -1):
         if (younger := _build_log_path(log, age - 1)).exists():
             younger.replace(_build_log_path(log, age))
 

@@ -33,7 +33,7 @@ from sync_orchestrator.supervisor.process_tree import Program, ProgramEnded, Tre
 Tell = Callable[[str], None]
 
 _START_SECONDS = 120.0
-_LOOK_EVERY = 0.25
+_CHECK_INTERVAL_SECONDS = 0.25
 
 
 class EndRequested(BaseException):
@@ -68,7 +68,7 @@ class RunningSystem:
         """Runs until a part of the system ends, and raises ProgramEnded then."""
         while True:
             self.check_running()
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_CHECK_INTERVAL_SECONDS)
 
     def stop(self) -> None:
         """Ends everything that was started, the database only if it was. Harmless to repeat."""

@@ -37,8 +37,8 @@ def is_received(engine: Engine, count: int) -> bool:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consuming_module, "_FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(consuming_module, "_WAIT", 0.1)
+    monkeypatch.setattr(consuming_module, "_FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(consuming_module, "_TAKE_WAIT_SECONDS", 0.1)
     monkeypatch.setattr(consuming_module, "_PROBE_SECONDS", 0.0)
 
 
@@ -192,7 +192,7 @@ def test_a_message_that_fails_while_others_can_be_stored_is_rejected(
         write(self, connection, understood)
 
     monkeypatch.setattr(Consumption, "_write_events", fails)
-    monkeypatch.setattr(consuming_module, "_ATTEMPTS", 3)
+    monkeypatch.setattr(consuming_module, "_MAX_BATCH_ATTEMPTS", 3)
     for number in (1, 2, 3):
         broker.send(packed(cloud_event(number)))
     with consuming(engine, config_for(broker)):

@@ -22,7 +22,7 @@ from world import World
 from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.passthrough import Upstream
 from sync_orchestrator.adapters.http.responses import Answer
-from sync_orchestrator.adapters.http.retry_after import LONGEST, LONGEST_BY_HEADER, pause_of, wait_of
+from sync_orchestrator.adapters.http.retry_after import MAX_WAIT_BY_HEADER_SECONDS, MAX_WAIT_SECONDS, pause_of, wait_of
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
 from sync_orchestrator.brokers.webhook import WebhookReceiver
 from sync_orchestrator.cli import status as command
@@ -162,13 +162,13 @@ async def test_rule_27_a_refusal_confirms_for_all_runs(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "seconds", "claimed"),
     [
-        (429, {"x-ratelimit-reset": "3000"}, LONGEST_BY_HEADER, 3000),
+        (429, {"x-ratelimit-reset": "3000"}, MAX_WAIT_BY_HEADER_SECONDS, 3000),
         (429, {"retry-after": "3000"}, 3000, 3000),
-        (429, {"retry-after": "86400"}, LONGEST, 86400),
+        (429, {"retry-after": "86400"}, MAX_WAIT_SECONDS, 86400),
         (429, {"retry-after-ms": "1500"}, 1.5, 1.5),
         (429, {"x-ratelimit-reset-ms": "1500"}, 1.5, 1.5),
         (429, {"x-ratelimit-reset-after": "1.5"}, 1.5, 1.5),
-        (200, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "3000"}, LONGEST_BY_HEADER, 3000),
+        (200, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "3000"}, MAX_WAIT_BY_HEADER_SECONDS, 3000),
     ],
 )
 def test_rule_27_what_a_header_may_ask_for(

@@ -40,7 +40,7 @@ def consumer(url: str, config: Config, down: Path, complaints: int) -> None:
     logging.getLogger("sync_orchestrator.consume").setLevel(logging.WARNING)
     engine = open_engine(url)
     event.listen(engine, "begin", fail)
-    consume._FIRST_PAUSE, consume._WAIT, consume._PROBE_SECONDS = 0.05, 0.1, 0.0
+    consume._FIRST_PAUSE_SECONDS, consume._TAKE_WAIT_SECONDS, consume._PROBE_SECONDS = 0.05, 0.1, 0.0
     consume.Consumption(engine, config, "orders", threading.Event()).run()
 
 

@@ -57,7 +57,7 @@ FAULTS = (
 SOURCE_FAULTS = ("none", "none", "lags", "empty", "gone", "html", "down")
 
 
-LONGEST_FAULT_SECONDS = 300
+MAX_FAULT_SECONDS = 300
 """Sources lie for less than ``absent_after``: a source that lies for longer is believed."""
 
 
@@ -313,7 +313,7 @@ class Histories(RuleBasedStateMachine):
         seconds = self._any((1, 6, 11, 45, 70))
         self.world.advance_clock(seconds)
         self.lies_for += seconds
-        if self.lies_for > LONGEST_FAULT_SECONDS:
+        if self.lies_for > MAX_FAULT_SECONDS:
             self._sources_tell_the_truth()
 
     def _full_sync(self) -> None:

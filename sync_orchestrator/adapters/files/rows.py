@@ -25,7 +25,7 @@ from sync_orchestrator.errors import CallFailed, Failure, MissingExtra
 from sync_orchestrator.extras import import_from_extra
 
 _FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-_LONGEST_LINE = 16 * 1024 * 1024
+_MAX_LINE_BYTES = 16 * 1024 * 1024
 
 Row = tuple[int, dict[str, object] | str]
 """The number of its line (of Parquet: of the row), and the row, or why it cannot be read."""
@@ -193,16 +193,16 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._file.readline(_LONGEST_LINE)
+        line = self._file.readline(_MAX_LINE_BYTES)
         if not line:
             self.at_end = True
             raise StopIteration
         self.number += 1
         self.is_cut = not line.endswith(("\n", "\r"))
-        if self.is_cut and len(line) == _LONGEST_LINE:
+        if self.is_cut and len(line) == _MAX_LINE_BYTES:
             raise CallFailed(
                 Failure.PERMANENT,
-                f"{self.name}:{self.number}: the line is longer than {_LONGEST_LINE} "
+                f"{self.name}:{self.number}: the line is longer than {_MAX_LINE_BYTES} "
                 "characters: is files.format right?",
             )
         return line

@@ -14,10 +14,10 @@ from typing import Any
 from sync_orchestrator.adapters.http.responses import Answer, find_value
 from sync_orchestrator.config.http_access import ThrottleSettings
 
-LONGEST = 3600.0
+MAX_WAIT_SECONDS = 3600.0
 """No answer holds us off for longer than this many seconds."""
 
-LONGEST_BY_HEADER = 60.0
+MAX_WAIT_BY_HEADER_SECONDS = 60.0
 """Nor does a RateLimit header alone for longer than this: units and meanings of these headers differ, so one call is
 tried once a minute."""
 
@@ -67,13 +67,15 @@ def wait_of(answer: Answer, throttle: ThrottleSettings) -> RequestedWait | None:
     now = _now_there(answer)
     if (seconds := seconds_until(find_value(throttle.wait, answer.document), now)) is not None:
         return RequestedWait(
-            min(seconds, LONGEST), seconds, f"throttle.wait names {seconds:.3g} s (answer {answer.status})"
+            min(seconds, MAX_WAIT_SECONDS), seconds, f"throttle.wait names {seconds:.3g} s (answer {answer.status})"
         )
     for header, unit in (("retry-after", 1.0), ("retry-after-ms", 1000.0)):
         text = answer.headers.get(header, "")
         if (seconds := retry_after(text, now)) is not None:
             return RequestedWait(
-                min(seconds / unit, LONGEST), seconds / unit, f"{header}: {_clip_text(text)} (answer {answer.status})"
+                min(seconds / unit, MAX_WAIT_SECONDS),
+                seconds / unit,
+                f"{header}: {_clip_text(text)} (answer {answer.status})",
             )
     return _until_reset(answer, throttle, now, or_untold=answer.status == 429) if answer.status < 500 else None
 
@@ -90,7 +92,9 @@ def pause_of(answer: Answer, throttle: ThrottleSettings) -> RequestedWait | None
     if 200 <= answer.status < 300:
         seconds = seconds_until(find_value(throttle.slow_down, answer.document), now)
         if seconds is not None:
-            told.append(RequestedWait(min(seconds, LONGEST), seconds, f"throttle.slow_down names {seconds:.3g} s"))
+            told.append(
+                RequestedWait(min(seconds, MAX_WAIT_SECONDS), seconds, f"throttle.slow_down names {seconds:.3g} s")
+            )
     if answer.status < 500 and (asked := _until_reset(answer, throttle, now)) is not None:
         told.append(asked)
     longest = max(told, key=lambda asked: asked.seconds, default=None)
@@ -156,7 +160,7 @@ def _until_reset(
     seconds, why = max((pair for pair in told if pair is not None), default=(None, ""))
     if seconds is None:
         return None
-    return RequestedWait(min(seconds, LONGEST_BY_HEADER), seconds, why, by_header=True)
+    return RequestedWait(min(seconds, MAX_WAIT_BY_HEADER_SECONDS), seconds, why, by_header=True)
 
 
 def _of_headers(headers: Mapping[str, str], prefix: str, now: datetime, or_untold: bool) -> tuple[float, str] | None:

@@ -24,8 +24,8 @@ from sync_orchestrator.expressions.templates import TemplateFailed
 from sync_orchestrator.expressions.times import any_moment_in, format_time, parse_time, written_as
 
 _OTHER = "other"
-_MOST_DIGITS = 400  # more than the largest float has
-_EXACT = Context(prec=_MOST_DIGITS)
+_MAX_DIGITS = 400  # more than the largest float has
+_EXACT = Context(prec=_MAX_DIGITS)
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMERAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
 _PLACE = re.compile(r"@|[A-Za-z_]\w*(\.[A-Za-z_]\w*|\[-?[0-9]{1,9}\])*", re.ASCII)
@@ -269,7 +269,7 @@ def _is_short_whole(value: float) -> bool:
 
 
 def _is_numeral(text: str) -> bool:
-    return len(text) <= _MOST_DIGITS and _NUMERAL.fullmatch(text) is not None
+    return len(text) <= _MAX_DIGITS and _NUMERAL.fullmatch(text) is not None
 
 
 def _of_numeral(text: str) -> int | float | Decimal:

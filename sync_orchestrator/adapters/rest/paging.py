@@ -22,7 +22,7 @@ from sync_orchestrator.errors import CallFailed
 from sync_orchestrator.expressions.selectors import compile_selector
 from sync_orchestrator.expressions.templates import names_in
 
-MOST_EMPTY_PAGES = 1000
+MAX_EMPTY_PAGES = 1000
 """So many pages in a row without an item are taken for a listing that never ends."""
 
 _PLAIN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -247,7 +247,7 @@ class _Walk:
 
     def _new_of(self, items: list[object]) -> list[object]:
         self._empty = 0 if items else self._empty + 1
-        if self._empty >= MOST_EMPTY_PAGES:
+        if self._empty >= MAX_EMPTY_PAGES:
             raise self._build_failure("the listing does not end", f"{self._empty} pages without an item")
         if not items:
             return []

@@ -18,7 +18,7 @@ from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 from sync_orchestrator.expressions.selectors import compile_selector
 
-MOST_KEPT = 10_000
+MAX_CACHED_REFERENCES = 10_000
 
 _Flights = dict[bytes, asyncio.Task[object]]
 
@@ -139,7 +139,7 @@ class References:
 
     def _keep_reference(self, key: bytes, found: object, until: float) -> None:
         self._kept.pop(key, None)
-        while len(self._kept) >= MOST_KEPT:
+        while len(self._kept) >= MAX_CACHED_REFERENCES:
             self._kept.pop(next(iter(self._kept)), None)
         self._kept[key] = until, found, self._clock()
 

@@ -53,7 +53,7 @@ T = TypeVar("T")
 Convert = Callable[[str], object]
 
 _CONVERT: dict[type, Convert] = {str: str, int: int, UUID: UUID, Decimal: Decimal}
-_LARGEST = 2**63
+_MAX_SQLITE_INTEGER = 2**63
 _KEYS_AT_ONCE = 500
 _EXAMPLES = 5
 _PADDED = 100
@@ -445,7 +445,11 @@ def _convert_value(connection: Connection, convert: Convert | None, told: str, *
         value = convert(told)
     except (ValueError, InvalidOperation):
         return None
-    if isinstance(value, int) and connection.dialect.name == "sqlite" and not -_LARGEST <= value < _LARGEST:
+    if (
+        isinstance(value, int)
+        and connection.dialect.name == "sqlite"
+        and not -_MAX_SQLITE_INTEGER <= value < _MAX_SQLITE_INTEGER
+    ):
         return None
     name = _to_name(value)
     fits = name == to_nfc(told) or (alike_will_do and name is not None and are_alike(name, told))

@@ -32,8 +32,8 @@ processor of the database's server busy for long."""
 _MAX_SHARED_EVENTS = 500
 """The most events of a commit for which several sources wait: it is over soon."""
 _MAX_BYTES = 4_194_304
-_AT_ONCE = 2
-_AT_ONCE_WITH_OTHERS = 3
+_MAX_COMMITS = 2
+_MAX_COMMITS_WITH_OTHERS = 3
 _LONG = 200
 """Another source does not wait for a commit of more events than this."""
 _ENOUGH = 24
@@ -91,10 +91,10 @@ class GroupCommit:
         running = len(self._running)
         if not running:
             return True
-        if running < _AT_ONCE and self._size >= _ENOUGH:
+        if running < _MAX_COMMITS and self._size >= _ENOUGH:
             return True
         under_way = [sum(len(waiting.events) for waiting in chosen) for chosen in self._running.values()]
-        return running < _AT_ONCE_WITH_OTHERS and self._under_way(sources) == 0 and min(under_way) > _LONG
+        return running < _MAX_COMMITS_WITH_OTHERS and self._under_way(sources) == 0 and min(under_way) > _LONG
 
     def _under_way(self, sources: Sources) -> int:
         return sum(any(waiting.sources == sources for waiting in chosen) for chosen in self._running.values())
@@ -118,7 +118,7 @@ class GroupCommit:
         free = [
             sources
             for sources, queue in self._waiting.items()
-            if self._under_way(sources) < _AT_ONCE and not (is_busy and len(queue[0].events) > _MAX_EVENTS)
+            if self._under_way(sources) < _MAX_COMMITS and not (is_busy and len(queue[0].events) > _MAX_EVENTS)
         ]
         limit = _MAX_EVENTS if len(self._waiting) == 1 else _MAX_SHARED_EVENTS
         while free:

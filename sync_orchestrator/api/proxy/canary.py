@@ -26,7 +26,7 @@ from sync_orchestrator.core.values.mapping import to_canonical_json
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions.selectors import compile_selector
 
-_MOST_SHADOWS = 16
+_MAX_SHADOWS = 16
 
 _log = logging.getLogger("sync_orchestrator.api")
 
@@ -133,7 +133,7 @@ class Canary:
 
     def _start_shadow(self, asked: ProxyRequest, rollout: RolloutState, passed: Passed) -> None:
         """Asks the new path, too, once the caller is answered; not where enough of these are under way."""
-        if len(self._shadows) >= _MOST_SHADOWS:
+        if len(self._shadows) >= _MAX_SHADOWS:
             self._count_calls(rollout, "not_shadowed")
             return
         task = asyncio.create_task(self._compare_shadow(asked, rollout, passed))

@@ -14,7 +14,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.service import rollout
 
-_EVERY = 1.0
+_WRITE_INTERVAL_SECONDS = 1.0
 
 _log = logging.getLogger("sync_orchestrator.api")
 
@@ -59,5 +59,5 @@ class RouteCounters:
 
     async def _write_later(self) -> None:
         while self._counts:
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(_WRITE_INTERVAL_SECONDS)
             await self.write_counts()

@@ -18,7 +18,7 @@ from sync_orchestrator.event_formats.strict_json import parse
 
 _OUR_KEYS = (b"authorization", b"x-api-key")
 _QUERY = re.compile(r"[\x21-\x7e]*")
-_MOST_PARAMETERS = 100
+_MAX_PARAMETERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class ProxyRequest:
 
     def _read_parameters(self, route: RouteSettings) -> dict[str, str]:
         try:
-            told = parse_qsl(self.query, keep_blank_values=True, errors="strict", max_num_fields=_MOST_PARAMETERS)
+            told = parse_qsl(self.query, keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS)
         except ValueError:
             raise Refused(400, "The query cannot be read.") from None
         found = dict(told)

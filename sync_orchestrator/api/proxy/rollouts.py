@@ -22,7 +22,7 @@ from sync_orchestrator.core.service import rollout
 from sync_orchestrator.errors import InvalidEvent, NotFound, NotYet
 from sync_orchestrator.event_formats.strict_json import parse
 
-_MOST_BYTES = 1_048_576
+_MAX_BYTES = 1_048_576
 _SHOWN_CHANGES = 100
 
 
@@ -147,7 +147,7 @@ class Rollouts:
 
 
 async def _read_wanted(request: Request) -> _Wanted:
-    body = await bodies.read_body(request, _MOST_BYTES)
+    body = await bodies.read_body(request, _MAX_BYTES)
     try:
         return _Wanted.model_validate(parse(body))
     except InvalidEvent:

@@ -20,7 +20,7 @@ from sync_orchestrator.core.service.rollout import RolloutState
 from sync_orchestrator.core.systems import breaker
 
 _GOOD_FOR = 0.5
-_PATIENCE = 1.0
+_MAX_READ_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class SharedState:
             if (found := self._get_current_snapshot()) is not None:
                 return found
             try:
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(_MAX_READ_SECONDS):
                     self._snapshot = await self._database.run_in_thread(self._load_snapshot)
             except (Refused, TimeoutError):
                 if self._snapshot is None:

@@ -30,7 +30,7 @@ from sync_orchestrator.errors import SyncError
 from sync_orchestrator.resources.job_names import PLAN
 from sync_orchestrator.resources.system import SystemResource
 
-_MOST_SAMPLES = 200
+_MAX_SAMPLES = 200
 
 
 class PlanOptions(dg.Config):
@@ -53,7 +53,7 @@ def plan_full_sync(
         plans = list(_plan_groups(context, config, system, system.get_entity(name), by_entity[name], failed))
         if plans:
             metadata[f"{name}: counts"] = shown_table(counts_table(plans))
-            metadata[f"{name}: samples"] = shown_table(samples_table(plans, _MOST_SAMPLES))
+            metadata[f"{name}: samples"] = shown_table(samples_table(plans, _MAX_SAMPLES))
             if told := [*list_notes(plans), *system.perform(ungrouped_notes(system.get_entity(name)))]:
                 metadata[f"{name}: notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in told))
     if failed:

@@ -16,7 +16,7 @@ from sync_orchestrator.errors import CallFailed, Failure
 
 SMALL_PAGE = 3
 
-_LARGEST_MADE_FOR_PAGES = 50
+_MAX_RECORDS_FOR_PAGES = 50
 
 LISTINGS: Behaviours[Bench] = Behaviours()
 behaviour = LISTINGS.add
@@ -39,7 +39,7 @@ async def list_has_more_than_one_page(bench: Bench) -> None:
     if listing is not None and "limit" in listing.collect_template_names():
         small = bench.rebuilt(third_party={"list": listing.model_copy(update={"size": SMALL_PAGE})})
     elif listing is not None:
-        if listing.size > _LARGEST_MADE_FOR_PAGES:
+        if listing.size > _MAX_RECORDS_FOR_PAGES:
             raise Skipped(f"a page has {listing.size} records, and its size is not sent: put {{{{ limit }}}} into it")
         count = listing.size + 1
     bench.listed_group  # noqa: B018  # skips where none is known

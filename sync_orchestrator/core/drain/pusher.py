@@ -15,7 +15,7 @@ from sync_orchestrator.core.drain.activity import time_of_next_check
 from sync_orchestrator.core.drain.push_pace import PushPace
 from sync_orchestrator.core.drain.record_claimer import ClaimResult, RecordClaimer
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.push.account_check import ASK_AGAIN_SECONDS, ASK_INTERVAL_SECONDS, is_same_account
+from sync_orchestrator.core.push.account_check import CHECK_INTERVAL_SECONDS, RECHECK_SECONDS, is_same_account
 from sync_orchestrator.core.push.attempt import push_record
 from sync_orchestrator.core.push.claims import PushClaim, release_claims
 from sync_orchestrator.core.push.result import Pushed
@@ -70,7 +70,7 @@ class Pusher:
         self._report = report
         self._pace = PushPace(context, name, system)
         self._claimer = RecordClaimer(context, name, system, group)
-        self._account_interval_seconds = ASK_AGAIN_SECONDS if group else 0.0  # a drain asks before its first push
+        self._account_interval_seconds = RECHECK_SECONDS if group else 0.0  # a drain asks before its first push
         self._claimed: deque[PushClaim] = deque()
         self._pushing_count = 0
         self._pushed: list[Pushed] = []
@@ -162,7 +162,7 @@ class Pusher:
 
     async def _is_same_account(self) -> bool:
         """Returns whether claimed records may be pushed: asks before the first push, and in intervals after that."""
-        seconds, self._account_interval_seconds = self._account_interval_seconds, ASK_INTERVAL_SECONDS
+        seconds, self._account_interval_seconds = self._account_interval_seconds, CHECK_INTERVAL_SECONDS
         return await is_same_account(self._context, self._name, at_most_every=seconds)
 
     def _begin_settlement(self, tasks: asyncio.TaskGroup) -> None:

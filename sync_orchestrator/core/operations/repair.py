@@ -27,7 +27,7 @@ from sync_orchestrator.core.validation.validate import GroupValidation, validate
 
 _before_commit = CrashPoint("repair.before_commit")
 
-_LONGEST_LAG = 60.0
+_MAX_LAG_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ async def repair(
     if result.sent:
         ends = asyncio.get_running_loop().time() + context.config.limits.drain_seconds
         await push_group(context, StepReport(entity.name, group), ends, progress)
-        await asyncio.sleep(min(entity.system.search_lag, _LONGEST_LAG))  # until its listing shows what was written
+        await asyncio.sleep(min(entity.system.search_lag, _MAX_LAG_SECONDS))  # until its listing shows what was written
     result.validation = await validate(context, entity, group, full=True)
     return result
 

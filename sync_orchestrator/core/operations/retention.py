@@ -18,8 +18,8 @@ from sync_orchestrator.core.operations.queries import retention as retention_que
 if TYPE_CHECKING:
     from sync_orchestrator.config import RetentionSettings
 
-_MOST = 5_000
-_MOST_BATCHES = 2_000
+_MAX_ROWS = 5_000
+_MAX_BATCHES = 2_000
 
 
 def delete_expired(engine: Engine, settings: RetentionSettings) -> Mapping[str, int]:
@@ -62,12 +62,12 @@ def _delete_rows(engine: Engine, statement: str, days: int | None) -> int:
         return 0
 
     def delete_some(connection: Connection) -> int:
-        return len(run(connection, statement, days=days, most=_MOST))
+        return len(run(connection, statement, days=days, most=_MAX_ROWS))
 
     total = 0
-    for _ in range(_MOST_BATCHES):
+    for _ in range(_MAX_BATCHES):
         count = in_transaction(engine, delete_some)
         total += count
-        if count < _MOST:
+        if count < _MAX_ROWS:
             break
     return total

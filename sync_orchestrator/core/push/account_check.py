@@ -14,10 +14,10 @@ from sync_orchestrator.errors import CallFailed
 
 _log = logging.getLogger("sync_orchestrator.accounts")
 
-ASK_INTERVAL_SECONDS = 300.0
+CHECK_INTERVAL_SECONDS = 300.0
 """How long an answer counts in a drain that goes on."""
 
-ASK_AGAIN_SECONDS = 30.0
+RECHECK_SECONDS = 30.0
 """How long it counts for another piece of work in the same process."""
 
 
@@ -30,7 +30,7 @@ async def read_account(context: Context, system: str) -> str | None:
     return None
 
 
-async def is_same_account(context: Context, system: str, *, at_most_every: float = ASK_INTERVAL_SECONDS) -> bool:
+async def is_same_account(context: Context, system: str, *, at_most_every: float = CHECK_INTERVAL_SECONDS) -> bool:
     """Whether pushes may go on: False when another account was noticed, which suspends the third party.
 
     The account is asked for at most every so many seconds. A third party that does not answer changes nothing.

@@ -25,7 +25,7 @@ DEAD_AFTER_SECONDS = 60.0
 NEVER_BEATEN_SECONDS = 600.0
 """The same for a run that never had one: its process died, or did not come up, before its first heartbeat."""
 
-LONGEST_GAP_SECONDS = 30.0
+MAX_GAP_SECONDS = 30.0
 """The most that counts between two looks: nobody beats while the database, or the machine, is down."""
 
 _DATABASE_ERRORS = (SQLAlchemyError, psycopg.Error)
@@ -83,7 +83,7 @@ def update_watched(known: Watched | None, beat: float | None, gap_seconds: float
     """What is known of one run after another look. Pure."""
     if known is None or known.beat != beat:
         return Watched(beat, 0.0)
-    return Watched(beat, known.still_seconds + min(gap_seconds, LONGEST_GAP_SECONDS))
+    return Watched(beat, known.still_seconds + min(gap_seconds, MAX_GAP_SECONDS))
 
 
 def forget_run(engine: Engine, run_id: str) -> None:

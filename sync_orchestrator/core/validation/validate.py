@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.push.account_check import ASK_AGAIN_SECONDS, is_same_account
+from sync_orchestrator.core.push.account_check import RECHECK_SECONDS, is_same_account
 from sync_orchestrator.core.systems.breaker import closed_reason
 from sync_orchestrator.core.systems.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.systems.suspension import note_stray_ids
@@ -104,7 +104,7 @@ async def _check_installation(context: Context, entity: EntityContext) -> None:
     """Notices a restored database and another account at the third party; either suspends it."""
     if context.installation is not None:
         await asyncio.to_thread(context.installation.check_if_due, at_most_every=LOOK_INTERVAL_SECONDS)
-    await is_same_account(context, entity.system_name, at_most_every=ASK_AGAIN_SECONDS)
+    await is_same_account(context, entity.system_name, at_most_every=RECHECK_SECONDS)
 
 
 async def _end_not_validated(scope: ValidationScope, counts: RecordCounts, reason: str) -> GroupValidation:

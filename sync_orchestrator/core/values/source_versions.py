@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Literal
 
-_LARGEST = 2**63 - 1
+_MAX_VERSION = 2**63 - 1
 
 
 def version_of(value: object, kind: Literal["time", "number"], zone: tzinfo = UTC) -> int:
@@ -18,7 +18,7 @@ def version_of(value: object, kind: Literal["time", "number"], zone: tzinfo = UT
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise ValueError(f"{value!r:.60} is no {kind}")
     version = _parse_number(value) if kind == "number" else _parse_time(value, zone)
-    if not -_LARGEST <= version <= _LARGEST:
+    if not -_MAX_VERSION <= version <= _MAX_VERSION:
         raise ValueError("the version is larger than 63 bits")
     return version
 

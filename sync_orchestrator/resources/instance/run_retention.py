@@ -23,8 +23,8 @@ _KEEPS_NEWEST = REPORT_ALERTS
 """Its last run holds what the check `open_alerts` shows, however long nothing has changed since."""
 
 _OVER = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-_MOST = 5_000
-_AT_ONCE = 100
+_MAX_RUNS = 5_000
+_RUNS_PER_DELETE = 100
 
 
 def delete_old_runs(
@@ -57,8 +57,8 @@ def delete_old_runs(
     }
     for job in FORGOTTEN:
         over = dg.RunsFilter(job_name=job, statuses=_OVER, created_before=before, tags=tags)
-        while forgotten < _MOST:
-            found = instance.get_run_records(over, limit=_AT_ONCE, ascending=True)
+        while forgotten < _MAX_RUNS:
+            found = instance.get_run_records(over, limit=_RUNS_PER_DELETE, ascending=True)
             runs = [run for run in found if run.dagster_run.run_id not in kept]
             if not runs:
                 break

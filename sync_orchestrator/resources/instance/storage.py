@@ -18,7 +18,7 @@ from sqlalchemy import Engine, create_engine
 
 from sync_orchestrator.core.db import connections
 
-_KEPT = 2
+_MAX_IDLE_CONNECTIONS = 2
 _MORE = 50
 _SECONDS = 600
 
@@ -26,7 +26,7 @@ _SECONDS = 600
 @cache
 def engine_of(url: str) -> Engine:
     """This process's connections to a database: a few are kept, as many more as are needed are ended after use."""
-    return _create_engine(url, pool_size=_KEPT, max_overflow=_MORE, pool_recycle=_SECONDS)
+    return _create_engine(url, pool_size=_MAX_IDLE_CONNECTIONS, max_overflow=_MORE, pool_recycle=_SECONDS)
 
 
 def _create_engine(url: str, *, statement_timeout: int | None = None, **pool: int) -> Engine:

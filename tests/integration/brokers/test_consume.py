@@ -58,8 +58,8 @@ def duplicates(engine: Engine) -> int:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consuming_module, "_FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(consuming_module, "_WAIT", 0.1)
+    monkeypatch.setattr(consuming_module, "_FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(consuming_module, "_TAKE_WAIT_SECONDS", 0.1)
 
 
 # What a message means -----------------------------------------------------------------------------------------------

@@ -121,8 +121,8 @@ def test_null_is_for_ever(lived: World) -> None:
 
 
 def test_much_is_forgotten_in_small_transactions(lived: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "_MOST", 1)
-    monkeypatch.setattr(retention, "_MOST_BATCHES", 2)
+    monkeypatch.setattr(retention, "_MAX_ROWS", 1)
+    monkeypatch.setattr(retention, "_MAX_BATCHES", 2)
     lived.query(
         "INSERT INTO sync.event_ids (source, event_id, content_hash) "
         "SELECT 'shop', 'x' || n, 'x' FROM generate_series(1, 10) n RETURNING 1"

@@ -29,7 +29,7 @@ from sync_orchestrator.core.operations.status import collect_status as collect_s
 TITLE = "item: changes that could not be mirrored"
 RETRY = 30.0
 """So long an alert rests that could not be sent, the first time; twice as long the next."""
-LONGEST_REST = 900.0
+MAX_REST_SECONDS = 900.0
 LEASE = 60.0
 """So long an alert belongs to its sender."""
 CRASHES = (
@@ -302,7 +302,7 @@ def test_what_was_over_before_it_could_be_sent_is_outcome_undeliverable_as_going
     resolve(world)
     absent.up()
     for _ in range(3):
-        world.advance_clock(LONGEST_REST)
+        world.advance_clock(MAX_REST_SECONDS)
         send(world, absent.url)
     assert absent.titles == []
 
@@ -447,7 +447,7 @@ def test_webhook_that_refuses_it_gets_it_later(world: World, webhook: Webhook) -
     for status in (301, 404, 429, 500, 503):
         webhook.status = status
         assert send(world, webhook.url) == 0, status
-        world.advance_clock(LONGEST_REST)
+        world.advance_clock(MAX_REST_SECONDS)
     webhook.status = 204
     assert (send(world, webhook.url), len(webhook.heard)) == (1, 1)
 
@@ -458,7 +458,7 @@ def test_what_gathers_while_the_server_is_down_arrives_as_one(world: World, abse
         world.put_record(key)
         world.run_drain()
         assert send(world, absent.url) == 0
-        world.advance_clock(LONGEST_REST)
+        world.advance_clock(MAX_REST_SECONDS)
     absent.up()
     assert send(world, absent.url) == 1
     assert "answer 422 (3)\nExamples: a, b, c" in absent.heard[0]["message"]
@@ -532,7 +532,7 @@ def test_slow_sender_that_failed_at_last_leaves_what_another_has_sent(world: Wor
     tell(world)
     assert send(world, webhook.url) == 0
     webhook.status = 200
-    world.advance_clock(LONGEST_REST)
+    world.advance_clock(MAX_REST_SECONDS)
     assert (send(world, webhook.url), len(webhook.heard)) == (0, 1)
     assert alerts_in_status(world)["send_error"] is None
 
@@ -556,7 +556,7 @@ def test_nobody_is_told_again_because_another_address_is_down(world: World, webh
     tell(world)
     for _ in range(4):
         send(world, webhook.url, absent.url)
-        world.advance_clock(LONGEST_REST)
+        world.advance_clock(MAX_REST_SECONDS)
     absent.up()
     send(world, webhook.url, absent.url)
     assert (len(absent.heard), len(webhook.heard)) == (1, 1)
@@ -569,7 +569,7 @@ def test_who_was_outcome_undeliverable_does_not_hear_of_the_end(
     send(world, webhook.url, absent.url)
     resolve(world)
     absent.up()
-    world.advance_clock(LONGEST_REST)
+    world.advance_clock(MAX_REST_SECONDS)
     send(world, webhook.url, absent.url)
     assert (webhook.titles, absent.titles) == (["work is due and not done", "Over: work is due and not done"], [])
 
@@ -697,7 +697,7 @@ def test_webhook_with_secrets_uses_them_and_does_not_tell(
         assert send(world, url) == 0
         absent.up()
         for absent.status in (401, 500, 200):
-            world.advance_clock(LONGEST_REST)
+            world.advance_clock(MAX_REST_SECONDS)
             assert send(world, url) == (absent.status == 200)
             assert "overdue" in said(world, caplog)
             assert SECRET not in said(world, caplog)
@@ -721,7 +721,7 @@ def test_address_that_is_not_known_is_outcome_undeliverable_with_its_secret(
     tell(world)
     for url in (f"slak://{SECRET}", f"nosuch://user@host/{SECRET}", f"slack://{SECRET}", SECRET):
         assert send(world, url) == 0
-        world.advance_clock(LONGEST_REST)
+        world.advance_clock(MAX_REST_SECONDS)
     assert SECRET not in said(world, caplog)
 
 

@@ -277,7 +277,7 @@ async def test_a_file_of_an_unknown_kind(tmp_path: Path) -> None:
 
 
 async def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_rows, "_LONGEST_LINE", 100)
+    monkeypatch.setattr(file_rows, "_MAX_LINE_BYTES", 100)
     put(tmp_path, "a.jsonl", '{"sku": "a", "store": "A", "v": 1}\n' + "x" * 1000)
     failure = await failure_of(read(source(tmp_path)))
     assert failure.kind is Failure.PERMANENT

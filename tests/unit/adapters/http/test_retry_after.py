@@ -17,7 +17,7 @@ from throttling_servers import slept as slept
 from sync_orchestrator.adapters.factory import build_third_parties
 from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.responses import Answer
-from sync_orchestrator.adapters.http.retry_after import LONGEST, pause_after, requested_wait_seconds
+from sync_orchestrator.adapters.http.retry_after import MAX_WAIT_SECONDS, pause_after, requested_wait_seconds
 from sync_orchestrator.config import HttpSettings as HttpSettings
 from sync_orchestrator.config import RequestSettings as Call
 from sync_orchestrator.config.http_access import ThrottleSettings
@@ -49,7 +49,7 @@ def answer(status: int, headers: dict[str, Any] | None = None, body: Any = None)
             {"retry-after": "Wed, 21 Oct 2015 07:28:30 GMT"}, None, 30, id="Retry-After: a date, by their clock"
         ),
         pytest.param({"retry-after": "Wed, 21 Oct 2015 07:27:30 GMT"}, None, 0, id="Retry-After: a date that is over"),
-        pytest.param({"retry-after": "86400"}, None, LONGEST, id="Retry-After: at most an hour"),
+        pytest.param({"retry-after": "86400"}, None, MAX_WAIT_SECONDS, id="Retry-After: at most an hour"),
         pytest.param({"retry-after": "-3"}, None, None, id="Retry-After: garbage"),
         pytest.param({}, {"at": 12}, 12, id="reset time in the body: seconds"),
         pytest.param({}, {"at": "12.5"}, 12.5, id="reset time in the body: seconds as text"),
@@ -62,7 +62,7 @@ def answer(status: int, headers: dict[str, Any] | None = None, body: Any = None)
         pytest.param({}, {"at": "Wed, 21 Oct 2015 07:28:50 GMT"}, 50, id="reset time in the body: HTTP date"),
         pytest.param({}, {"at": AT - 40}, 0, id="reset time in the body: over"),
         pytest.param({}, {"at": -1}, 0, id="reset time in the body: negative"),
-        pytest.param({}, {"at": AT + 10**6}, LONGEST, id="reset time in the body: at most an hour"),
+        pytest.param({}, {"at": AT + 10**6}, MAX_WAIT_SECONDS, id="reset time in the body: at most an hour"),
         *(
             pytest.param({}, {"at": garbage}, None, id=f"reset time in the body: garbage {garbage!r}")
             for garbage in GARBAGE
@@ -126,7 +126,7 @@ SLOW = ThrottleSettings(slow_down="body.backoff || headers.backoff")
     [
         pytest.param(200, {}, {"backoff": 10}, 10, id="Backoff on good answers: in the body"),
         pytest.param(200, {"backoff": "10"}, {}, 10, id="Backoff on good answers: in a header"),
-        pytest.param(200, {}, {"backoff": 1e6}, LONGEST, id="Backoff on good answers: at most an hour"),
+        pytest.param(200, {}, {"backoff": 1e6}, MAX_WAIT_SECONDS, id="Backoff on good answers: at most an hour"),
         pytest.param(200, {}, {"backoff": 0}, None, id="Backoff on good answers: none"),
         pytest.param(200, {}, {"backoff": "much"}, None, id="Backoff on good answers: garbage"),
         pytest.param(404, {}, {"backoff": 10}, None, id="Backoff on good answers: not on others"),
@@ -158,7 +158,7 @@ def test_pause_after(status: int, headers: dict[str, str], body: Any, seconds: f
 def test_whatever_is_told_is_a_time_within_bounds_or_none(headers: dict[str, str], told: Any, status: int) -> None:
     came = Answer(status, headers, json.dumps({"at": told, "backoff": told}).encode())
     for seconds in (requested_wait_seconds(came, WAIT), pause_after(came, SLOW)):
-        assert seconds is None or 0 <= seconds <= LONGEST
+        assert seconds is None or 0 <= seconds <= MAX_WAIT_SECONDS
 
 
 # What is kept, by one process.

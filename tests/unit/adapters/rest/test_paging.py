@@ -491,7 +491,7 @@ async def test_more_pages_than_the_one_that_is_expected(server: Server) -> None:
 
 async def test_a_listing_that_never_ends(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Always another cursor, and nothing with it."""
-    monkeypatch.setattr(paging, "MOST_EMPTY_PAGES", 20)
+    monkeypatch.setattr(paging, "MAX_EMPTY_PAGES", 20)
 
     async def handler(request: Request) -> Response:
         return JSONResponse({"items": [], "next": int(request.query_params.get("at", 0)) + 1})

@@ -170,7 +170,7 @@ async def test_one_that_gives_up_takes_it_from_no_other(server: Server, http: Ht
 async def test_no_more_are_kept_than_there_is_room_for(
     server: Server, http: HttpClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_KEPT", 2)
+    monkeypatch.setattr(module, "MAX_CACHED_REFERENCES", 2)
     stores(server).update({str(n): [n] for n in range(3)})
     known = references(http, store=STORE)
     for group in "01210":
