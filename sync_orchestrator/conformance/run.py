@@ -46,7 +46,7 @@ async def assert_conforms(
 ) -> ConformanceReport:
     """For tests: the entity's third party, or the source of one ``part``, does what is relied on.
 
-    The arguments are those of ``conformance``. Raises AssertionError, which names what failed.
+    The arguments are those of ``run_conformance``. Raises AssertionError, which names what failed.
     """
     report = await run_conformance(
         config,
