@@ -104,15 +104,15 @@ class Both:
                 )
 
         await asyncio.to_thread(work)
-        self.app.state.proxy._known.forget()
+        self.app.state.proxy._known.expire_snapshot()
 
     async def get(self, merchant: str = "m1", path: str = "/proxy/stones/p1", **headers: str) -> httpx.Response:
         return await self.client.get(path, headers={"X-Merchant": merchant, **headers})
 
     async def totals(self) -> dict[str, int]:
         """What was counted, once what goes on in the background has ended."""
-        await asyncio.gather(*self.app.state.proxy._grey["stone"]._shadows)
-        await self.app.state.proxy.tally.write()
+        await asyncio.gather(*self.app.state.proxy._canaries["stone"]._shadows)
+        await self.app.state.proxy.tally.write_counts()
         return {row.what: row.n for row in self.rows("SELECT what, n FROM sync.rollout_totals")}
 
     def rows(self, statement: str) -> Any:
@@ -355,7 +355,7 @@ async def test_a_write_goes_to_legacy_only_where_nothing_was_done(serve: Serve, 
     server.respond_with({}, 500)
     assert ((await both.client.post("/proxy/stones/p1", json={})).status_code, legacy.seen) == (502, [])
     both.rows("UPDATE sync.systems SET open_since = sync.clock() RETURNING 1")
-    both.app.state.proxy._known.forget()
+    both.app.state.proxy._known.expire_snapshot()
     answer = await both.client.post("/proxy/stones/p1", json={})
     assert (answer.json(), len(server.seen), len(legacy.seen)) == ({"from": "legacy"}, 1, 1)
 
@@ -401,7 +401,7 @@ async def test_shadows_are_bounded(serve: Serve, server: Server) -> None:
     await both.change(shadow=True)
     for _ in range(20):
         await both.get()
-    assert len(both.app.state.proxy._grey["stone"]._shadows) == 16
+    assert len(both.app.state.proxy._canaries["stone"]._shadows) == 16
     free.set()
     assert (await both.totals())["not_shadowed"] == 4
 

@@ -467,10 +467,10 @@ class _Bench:
         self.capabilities = third_party.capabilities
         self._numbers = iter(range(100))
 
-    def item(self) -> Any:
+    def make_item(self) -> Any:
         return item(f"k{next(self._numbers)}")
 
-    async def create(self, made: Any) -> Any:
+    async def create_record(self, made: Any) -> Any:
         from dataclasses import replace
 
         return replace(made, external_id=await self.third_party.create(made))

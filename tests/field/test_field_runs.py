@@ -242,9 +242,9 @@ def test_a_sensor_has_none(dagster: Dagster) -> None:
 BEATS_UNTIL_KILLED = """
 import sys, time
 from sync_orchestrator.core.systems import run_heartbeats as runs
-from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.core.db.session import open_engine
 runs.BEAT_SECONDS = 0.05
-with runs.beating(connect(sys.argv[1]), sys.argv[2]):
+with runs.keep_run_heartbeat(open_engine(sys.argv[1]), sys.argv[2]):
     print("beating", flush=True)
     time.sleep(600)
 """

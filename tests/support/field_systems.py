@@ -297,14 +297,14 @@ def connected(made: Callable[[], FieldWorld]) -> Iterator[Callable[[], FieldWorl
         def __init__(self, base_url: str, headers: Mapping[str, str], **_: Any) -> None:
             self._base_url, self._headers = base_url, headers
 
-        def request(
+        def build_request(
             self, method: str, url: str, *, params: Mapping[str, str] | None, headers: Mapping[str, str], **body: Any
         ) -> httpx.Request:
             return httpx.Request(
                 method, self._base_url + url, params=params, headers={**self._headers, **headers}, **body
             )
 
-        async def answer(self, request: httpx.Request, most: int | None = None) -> Received:
+        async def fetch_response(self, request: httpx.Request, most: int | None = None) -> Received:
             return await _carried(worlds[-1], request)
 
         async def close(self) -> None:

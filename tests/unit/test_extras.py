@@ -122,8 +122,8 @@ for name in ("opentelemetry.sdk", "opentelemetry.distro", "opentelemetry.instrum
     sys.modules[name] = None
 from sync_orchestrator.core import tracing
 parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-with tracing.following(tracing.trace_of(parent), "push item"):
-    child = tracing.header()["traceparent"]
+with tracing.continue_trace(tracing.trace_of(parent), "push item"):
+    child = tracing.get_trace_headers()["traceparent"]
 assert child != parent and child[:36] == parent[:36], child
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

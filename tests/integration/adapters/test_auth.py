@@ -480,7 +480,7 @@ async def test_secrets_are_not_in_errors_logs_or_reprs(
             repr(http),
             repr(vars(http)["_settings"]),
             repr(vars(vars(http)["_auth"])["_session"]),
-            repr(await vars(http)["_auth"].proof()),
+            repr(await vars(http)["_auth"].get_proof()),
             caplog.text,
         ]
     )

@@ -50,11 +50,11 @@ WHERE = ("adapters", "api", "brokers", "core", "event_formats", "expressions", "
 
 MADE_OF_PARTS = {
     "core/failure_causes.py:_error_text",
-    "core/failure_causes.py:_normalized",
-    "adapters/rest/records.py:fits",
+    "core/failure_causes.py:_normalize_line",
+    "adapters/rest/records.py:accepts_key",
     "adapters/rest/records.py:_id_in_header",
     "adapters/files/source.py:_groups_by_name",
-    "texts/masking.py:_secret",
+    "texts/masking.py:_compile_secret",
 }
 """Functions that put a pattern together, of parts that operators write or that are escaped. What they are given is cut
 (``MAX_MATCHED``, ``_MAX_SCANNED``) or a file's name."""

@@ -31,16 +31,16 @@ TAKE = (
 WORKER = """
 import asyncio, sys
 from fakes import FakeSource, FakeThirdParty, two_part_config
-from sync_orchestrator.composition import assemble
-from sync_orchestrator.core.groups.lease import leased
-from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.composition import build_context
+from sync_orchestrator.core.groups.lease import lease_group
+from sync_orchestrator.core.db.session import open_engine
 from sync_orchestrator.core.runtime import perform
 
-context = assemble(connect(sys.argv[1]), two_part_config(), {"item": {"shop": FakeSource(), "stock": FakeSource()}},
-                   {"item": FakeThirdParty()})
+sources = {"item": {"shop": FakeSource(), "stock": FakeSource()}}
+context = build_context(open_engine(sys.argv[1]), two_part_config(), sources, {"item": FakeThirdParty()})
 
 async def hold():
-    async with leased(context, "item", "A"):
+    async with lease_group(context, "item", "A"):
         print("held", flush=True)
         await asyncio.sleep(60)
 

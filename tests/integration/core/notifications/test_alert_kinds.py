@@ -370,7 +370,7 @@ async def test_the_watchdog_looks_again_and_again_whatever_happens(make_world: M
     loop = asyncio.get_running_loop()
 
     class Watched(Watchdog):
-        def look(self) -> int:
+        def watch_once(self) -> int:
             nonlocal looks
             looks += 1
             if looks >= 3:
@@ -384,7 +384,7 @@ async def test_the_watchdog_looks_again_and_again_whatever_happens(make_world: M
     await watchdog.close()
 
 
-def test_groups_of_a_third_party_that_a_person_paused_are_outcome_undeliverable_of(make_world: Make) -> None:
+def test_groups_of_a_paused_third_party_raise_no_alert(make_world: Make) -> None:
     world = synced(make_world())
     set_paused(world.engine, "erp", {"item"}, paused=True)
     world.advance_clock(HOUR)
