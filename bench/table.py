@@ -12,8 +12,6 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from bench.plot import draw
-
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -73,4 +71,6 @@ def show(title: str, lines: list[Line]) -> None:
         )
         + "\n"
     )
+    from bench.plot import draw  # matplotlib counts in the memory of what is measured
+
     draw(RESULTS / f"{title}.svg", lines)
