@@ -94,7 +94,7 @@ def test_an_answer_that_cannot_be_is_refused(changes: dict[str, Any], said: str)
     assert said in str(caught.value)
 
 
-def test_it_asks_for_what_is_outcome_undeliverable(init: Init, tmp_path: Path) -> None:
+def test_it_asks_for_what_is_not_given(init: Init, tmp_path: Path) -> None:
     result = init(
         "--third-party-url",
         ANSWERS.third_party_url,

@@ -160,7 +160,7 @@ def test_a_move_that_no_event_told_of_is_found_by_the_full_sync_of_either_group(
 
 @pytest.mark.parametrize("group_is", ["a field, our ids"])
 @pytest.mark.parametrize("moment", ["list", "read", "delete"])
-def test_before_a_unmanaged_record_is_deleted_it_is_looked_up_whether_it_is_ours_by_now(
+def test_before_an_unmanaged_record_is_deleted_it_is_looked_up_whether_it_is_ours_by_now(
     make_world: Callable[..., World], moment: str, group_is: str
 ) -> None:
     world = make_world(

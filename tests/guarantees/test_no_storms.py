@@ -144,7 +144,7 @@ def test_a_third_party_that_cannot_be_asked_makes_no_verdict_and_no_alert(world:
     assert watch_for_alerts(world) == []
 
 
-def test_a_unmanaged_record_that_cannot_be_deleted_now_does_not_end_the_validation(
+def test_an_unmanaged_record_that_cannot_be_deleted_now_does_not_end_the_validation(
     make_world: Callable[..., World],
 ) -> None:
     world = make_world(entity={"validation": {"confirm_after": 0, "unmanaged": "delete"}})

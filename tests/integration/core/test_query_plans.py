@@ -72,7 +72,7 @@ def plan_of(world: World, statement: str, params: dict[str, Any], ordered: bool)
 
 
 @pytest.mark.parametrize("name", [*BATCHES, *(name for name in HOT if "claim" in name or "taking" in name)])
-def test_without_statistics_rows_are_found_force_index_scans_and_in_order(fresh: World, name: str) -> None:
+def test_without_statistics_rows_are_found_by_an_index_and_in_order(fresh: World, name: str) -> None:
     statement, params = {**HOT, **BATCHES}[name]
     plan = plan_of(fresh, statement, params, "claim" in name)
     for way in ("Seq Scan on records", "Seq Scan on events", "Seq Scan on parts", "Hash Join", "Merge Join", "Bitmap"):

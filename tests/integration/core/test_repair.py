@@ -86,7 +86,7 @@ def test_what_somebody_fixed_there_meanwhile_gets_no_duplicate(world: World) -> 
     assert (world.mirror_by_key(), len(world.erp.of_key("k002"))) == (world.expected_mirror(), 1)
 
 
-def test_what_repair_does_not_hint_is_persistent(world: World) -> None:
+def test_what_repair_does_not_remove_is_persistent(world: World) -> None:
     damage(world)
 
     def alters(verb: str, key: str) -> None:

@@ -64,7 +64,7 @@ def test_what_is_no_json_is_none(content: bytes) -> None:
 
 
 @given(record=st.dictionaries(st.sampled_from("abcx"), DOCUMENTS, max_size=4))
-def test_plain_fields_are_decoded_as_force_index_scans(record: dict[str, Any]) -> None:
+def test_plain_fields_are_decoded_as_one_by_one(record: dict[str, Any]) -> None:
     codecs = Codecs({}, ("a", "b", "c"))
     assert codecs.decode(record) == {name: codecs.decode_field(record, name) for name in "abc"}
 

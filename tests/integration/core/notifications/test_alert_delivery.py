@@ -294,9 +294,7 @@ def test_the_same_cause_after_its_end_is_told_anew(world: World, webhook: Webhoo
     assert webhook.titles == ["again", "Over: again"] * 2
 
 
-def test_what_was_over_before_it_could_be_sent_is_outcome_undeliverable_as_going_on(
-    world: World, absent: Webhook
-) -> None:
+def test_what_was_over_before_it_could_be_sent_is_not_reported_as_going_on(world: World, absent: Webhook) -> None:
     tell(world)
     send(world, absent.url)
     resolve(world)
@@ -323,7 +321,7 @@ def test_the_record_that_was_waited_for_ends_the_alert(world: World, webhook: We
     assert len(webhook.titles) == 2
 
 
-def test_drift_that_repair_does_not_hint_is_told_of(world: World, webhook: Webhook) -> None:
+def test_drift_that_repair_does_not_remove_is_reported(world: World, webhook: Webhook) -> None:
     world.put_record("a", count=1, notify=False)
     world.run_full_sync()
     for _ in range(3):
@@ -562,9 +560,7 @@ def test_nobody_is_told_again_because_another_address_is_down(world: World, webh
     assert (len(absent.heard), len(webhook.heard)) == (1, 1)
 
 
-def test_who_was_outcome_undeliverable_does_not_hear_of_the_end(
-    world: World, webhook: Webhook, absent: Webhook
-) -> None:
+def test_who_was_not_alerted_does_not_hear_of_the_end(world: World, webhook: Webhook, absent: Webhook) -> None:
     tell(world)
     send(world, webhook.url, absent.url)
     resolve(world)
@@ -704,7 +700,7 @@ def test_webhook_with_secrets_uses_them_and_does_not_tell(
     assert [headers["X-Token"] for headers in absent.headers] == [SECRET]
 
 
-def test_mail_password_is_used_and_outcome_undeliverable(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mail_password_is_used_and_not_shown(world: World, caplog: pytest.LogCaptureFixture) -> None:
     for password in ("another", SECRET):
         server = MailServer(password)
         server.up()
@@ -715,9 +711,7 @@ def test_mail_password_is_used_and_outcome_undeliverable(world: World, caplog: p
     assert SECRET not in said(world, caplog)
 
 
-def test_address_that_is_not_known_is_outcome_undeliverable_with_its_secret(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unknown_address_is_not_shown_with_its_secret(world: World, caplog: pytest.LogCaptureFixture) -> None:
     tell(world)
     for url in (f"slak://{SECRET}", f"nosuch://user@host/{SECRET}", f"slack://{SECRET}", SECRET):
         assert send(world, url) == 0

@@ -427,7 +427,7 @@ def test_what_a_source_can_do_follows_from_its_methods() -> None:
     assert not odd_adapters.ReadableDrawer.can_poll
 
 
-async def test_records_are_read_force_index_scans_where_only_that_is_written() -> None:
+async def test_records_are_read_one_by_one_where_only_that_is_written() -> None:
     Drawer.rows.extend({"key": key, "store": "A", "v": 1} for key in "abc")
     source = build_sources(Config.model_validate(class_document(source={"adapter": "odd_adapters:ReadableDrawer"})))
     assert [row.key for row in await source["item"]["shop"].read_many(["a", "x", "c"])] == ["a", "c"]
