@@ -24,9 +24,9 @@ test: .venv/dev  ## run the tests
 test-unit: .venv/dev  ## run the tests that need no database, in seconds
 	$(BIN)/python -m pytest -n 2 --dist loadscope tests/unit
 
-coverage: .venv/dev  ## measure how much of the package the tests run, and fail below the floor in pyproject.toml
+coverage: .venv/dev  ## measure how much of the package tests/unit and tests/integration run; fails below the floor in pyproject.toml
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 3 --dist loadscope --no-loadscope-reorder \
+	$(BIN)/coverage run -m pytest -n 2 --dist loadscope tests/unit tests/integration \
 		--deselect tests/integration/core/full_sync/test_group_lease.py::test_sigterm_gives_the_business_group_back_at_once
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
