@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 from database_guard import no_database
+from tenacity import wait_none
+
+from sync_orchestrator.adapters.http import read_retries
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +22,9 @@ def refuse_databases() -> Iterator[None]:
     """Refuses each way to a database while a module's tests run."""
     with no_database():
         yield
+
+
+@pytest.fixture(autouse=True)
+def retry_reads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads that fail are tried again without a pause of our own choice."""
+    monkeypatch.setattr(read_retries, "_backing_off", wait_none())
