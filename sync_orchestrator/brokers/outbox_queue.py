@@ -51,6 +51,8 @@ from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import BrokerDown
 
 _STATEMENT_SECONDS = 30.0
+_SQLITE_SECONDS = 2.0
+"""How long another process's transaction is waited for."""
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 """A server that is gone without a word is noticed, and a thread that waits for it can end."""
 _MAX_IDS = 500
@@ -102,7 +104,7 @@ class OutboxQueue:
     def check_table(self) -> None:
         """Raises BrokerDown where the table, a column of it or a right is missing."""
         with _failures_as_broker_down(self._url, self._outbox, "read"):
-            nothing = select(literal_column("*")).select_from(self._table).where(false())
+            nothing: Select[Any] = select(literal_column("*")).select_from(self._table).where(false())
             shown: CursorResult[Any] = self._connection.execute(nothing)
             there = list(shown.keys())
             shown.close()
@@ -295,9 +297,8 @@ class _JsonTextLoader(Loader):
 def _create_outbox_engine(name: str, url: URL) -> Engine:
     if url.get_backend_name() == "postgresql":
         url = url.update_query_dict({key: str(value) for key, value in _KEEPALIVE.items() if key not in url.query})
-    engine = create_database_engine(
-        f"consumers.{name}", url, connections=1, timeout=_STATEMENT_SECONDS, is_read_only=False
-    )
+    timeout = _SQLITE_SECONDS if url.get_backend_name() == "sqlite" else _STATEMENT_SECONDS
+    engine = create_database_engine(f"consumers.{name}", url, connections=1, timeout=timeout, is_read_only=False)
     if engine.driver == "psycopg":
         event.listen(engine, "connect", lambda connection, _: _keep_json_as_written(connection))
     return engine.execution_options(isolation_level="AUTOCOMMIT")

@@ -20,7 +20,7 @@ from sync_orchestrator.adapters.custom.loading import locate_error
 from sync_orchestrator.adapters.http.call_room import Room
 from sync_orchestrator.adapters.http.responses import sanitize_text
 from sync_orchestrator.adapters.row_reader import select_requested_rows
-from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead, Ungrouped
+from sync_orchestrator.core.ports import TOO_OLD, Found, Item, OpenTransactions, PartRead, Ungrouped
 from sync_orchestrator.core.systems.claim_holders import is_over
 from sync_orchestrator.core.systems.rate_limit import HoldOff
 from sync_orchestrator.core.values.mapping import to_canonical_json
@@ -251,6 +251,9 @@ class GuardedSource:
             "changes", lambda: self._adapter.changes(since), _list_of(_no_part)
         ):
             yield [_normalize_part_names(row) for row in page]
+
+    async def open_transactions(self) -> OpenTransactions | None:
+        return None
 
     async def count(self, group: str) -> int | None:
         return await self._guard.call_to_read("count", lambda: self._adapter.count(group), _or_none(_no_count))

@@ -48,6 +48,7 @@ class SourceSteps(EntitySteps):
             await self._check_mapping(row, found, await self._parts(row, found))
             await self._check_missing_key(row.key)
             await self._check_changes(row)
+            await self._check_version_indexes()
             await self._check_count(
                 owner,
                 self._place_of_part(owner, "count"),
@@ -184,6 +185,25 @@ class SourceSteps(EntitySteps):
                 )
             else:
                 self._ok(owner, "changes", f"{pages_of(pages, 'records')} changed since {shown_since}")
+
+    async def _check_version_indexes(self) -> None:
+        """Whether databases that are polled find their changes by an index."""
+        for part, source in self._sources.items():
+            if not isinstance(source, ContainedSource) or not source.can_poll or f"sources.{part}" not in self._reached:
+                continue
+            has_index: bool | None = None
+            with suppress(Stopped):
+                async with self._run_step(part, "changes", self._place_of_part(part, "changes")):
+                    has_index = await source.has_version_index()
+            if has_index is False:
+                settings = self._entity.parts[part]
+                table, path = settings.sql.table if settings.sql else None, settings.version.path
+                self._skip_step(
+                    part,
+                    "changes",
+                    f"no index of {table} begins with '{path}': each poll reads the whole table",
+                    f"CREATE INDEX ON {table} ({path}, {settings.key})",
+                )
 
     async def _check_unique_keys(self, group: str) -> None:
         """Whether the rows of the group have a key each, where the source can count both."""
