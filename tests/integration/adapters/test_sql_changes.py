@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from outboxes import database_of
 from sql_sources import BASE, database
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from world import World
 
 from sync_orchestrator.adapters.containment import ContainedSource, Containment
@@ -35,7 +37,7 @@ class Shop:
     def __init__(self, kind: str, url: str) -> None:
         self.kind = kind
         self.url = url
-        self.engine: Engine = create_engine(url)
+        self.engine: Engine = create_engine(url, **({} if kind == "sqlite" else {"pool_size": 20}))
         self.database = database(url)
 
     def run(self, *statements: str) -> None:
@@ -218,11 +220,11 @@ async def test_a_prepared_transaction_is_open(postgres_shop: Shop) -> None:
 class PolledShop:
     """A world whose owner is a database that is polled."""
 
-    def __init__(self, make_world: Callable[..., World], shop: Shop) -> None:
+    def __init__(self, make_world: Callable[..., World], shop: Shop, overlap: float = 1) -> None:
         self.shop = shop
         part = {"key": "sku", "group": "store", "version": {"path": "v"}, "sql": {"table": "items"}}
         stock = {"key": "key", "version": {"path": "v", "kind": "number"}, "list": {"path": "/"}, "required": False}
-        polled = {**part, "changes": {"by": "column"}, "overlap": 1, "poll_every": 30}
+        polled = {**part, "changes": {"by": "column"}, "overlap": overlap, "poll_every": 30}
         self.world = make_world(
             entity={"parts": {"shop": polled, "stock": stock}},
             sources={"shop": {"kind": "sql", "url": shop.url}, "stock": {"base_url": "http://127.0.0.1:1"}},
@@ -245,7 +247,7 @@ class PolledShop:
             return set(connection.execute(text("SELECT DISTINCT key FROM sync.events")).scalars())
 
 
-def write(connection: Any, shop: Shop, key: str) -> None:
+def write(connection: Connection, shop: Shop, key: str) -> None:
     """A row with the time at which its transaction began."""
     connection.execute(text(f"INSERT INTO items VALUES ('{key}', 'A', 'n', {NOW[shop.kind]})"))
 
@@ -283,11 +285,17 @@ def test_a_transaction_that_is_open_for_longer_than_the_overlap_is_not_outrun(
     assert shown <= 2  # the position has gone on: it is not all read for ever
 
 
+def pause(connection: Connection, shop: Shop, seconds: float) -> None:
+    """A statement that takes so long."""
+    sleep = "pg_sleep" if shop.kind == "postgresql" else "sleep"
+    connection.execute(text(f"SELECT {sleep}({seconds})"))
+
+
 def time_passes(shop: Shop, seconds: float) -> None:
     """The source's clock goes on; nothing is awaited but that."""
-    with shop.engine.connect() as connection:
-        sleep = "pg_sleep" if shop.kind == "postgresql" else "sleep"
-        connection.execute(text(f"SELECT {sleep}({seconds})"))
+    if shop.kind != "sqlite":
+        with shop.engine.connect() as connection:
+            pause(connection, shop, seconds)
 
 
 def test_what_changed_in_a_database_is_recorded_once(make_world: Callable[..., World], shop: Shop) -> None:
@@ -300,3 +308,40 @@ def test_what_changed_in_a_database_is_recorded_once(make_world: Callable[..., W
     assert polled.poll() == [2, 2]
     assert polled.poll()[1] == 0
     assert polled.keys() == {"a", "b"}
+
+
+def test_rows_of_overlapping_transactions_are_all_found(make_world: Callable[..., World], shop: Shop) -> None:
+    """637 rows of transactions that are open for up to five times the overlap, while polls run: none is lost."""
+    if shop.kind == "sqlite":
+        pytest.skip("SQLite has one writing transaction at a time")
+    shop.table("timestamptz" if shop.kind == "postgresql" else "datetime(6)")
+    shop.run("CREATE INDEX by_version ON items (v, sku)")
+    polled = PolledShop(make_world, shop, overlap=0.2)
+    left, lock = list(range(637)), threading.Lock()
+
+    def write_rows(seed: int) -> None:
+        chance = random.Random(seed)
+        while True:
+            count = chance.randint(1, 9)
+            with lock:
+                mine, left[:count] = left[:count], []
+            if not mine:
+                return
+            with shop.engine.connect() as connection, connection.begin():
+                for number in mine:
+                    write(connection, shop, f"k{number}")
+                pause(connection, shop, chance.random())
+
+    polled.poll()
+    writers = [threading.Thread(target=write_rows, args=(seed,)) for seed in range(12)]
+    for writer in writers:
+        writer.start()
+    polls = 0
+    while any(writer.is_alive() for writer in writers):
+        polled.poll()
+        polls += 1
+    time_passes(shop, 0.2)
+    polled.poll()
+    assert polls > 5
+    assert polled.keys() == {f"k{number}" for number in range(637)}
+    assert polled.world.read_conservation().received == 637
