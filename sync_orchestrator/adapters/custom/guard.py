@@ -253,7 +253,9 @@ class GuardedSource:
             yield [_normalize_part_names(row) for row in page]
 
     async def open_transactions(self) -> OpenTransactions | None:
-        return None
+        return await self._guard.call_to_read(
+            "open_transactions", self._adapter.open_transactions, _or_none(_no_open_transactions)
+        )
 
     async def count(self, group: str) -> int | None:
         return await self._guard.call_to_read("count", lambda: self._adapter.count(group), _or_none(_no_count))
@@ -323,6 +325,11 @@ def _no_id(came: object) -> str | None:
 
 def _no_count(came: object) -> str | None:
     return None if type(came) is int and came >= 0 else f"returned {_describe_value(came)}, not a whole number"
+
+
+def _no_open_transactions(came: object) -> str | None:
+    is_one = isinstance(came, OpenTransactions)
+    return None if is_one else f"returned {_describe_value(came)}, not an OpenTransactions"
 
 
 def _no_ungrouped(came: object) -> str | None:
