@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from sync_orchestrator.adapters.custom.loading import locate_error
-from sync_orchestrator.core.ports import Found, Item, PartRead, SourceSystem, ThirdParty, Ungrouped
+from sync_orchestrator.core.ports import Found, Item, OpenTransactions, PartRead, SourceSystem, ThirdParty, Ungrouped
 from sync_orchestrator.errors import CallFailed, Failure, SyncError
 from sync_orchestrator.texts.masking import mask_secrets
 from sync_orchestrator.texts.storable_text import storable_text, text_problem
@@ -153,6 +153,14 @@ class ContainedSource:
         ) as pages:
             async for rows in pages:
                 yield rows
+
+    async def open_transactions(self) -> OpenTransactions | None:
+        return await self._call_contained("open_transactions", self.inner.open_transactions)
+
+    async def has_version_index(self) -> bool | None:
+        """Whether changes are found by an index, or None where the adapter cannot say; for checks."""
+        has_index = getattr(self.inner, "has_version_index", None)
+        return None if has_index is None else await self._call_contained("has_version_index", has_index)
 
     async def count(self, group: str) -> int | None:
         return await self._call_contained("count", lambda: self.inner.count(group))

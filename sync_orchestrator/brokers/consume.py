@@ -175,7 +175,7 @@ class Consumption:
         return True
 
     def _report_up(self) -> None:
-        _log.info("%s: consuming from %s", self.name, self._settings.queue)
+        _log.info("%s: consuming from %s", self.name, self._settings.place)
         self._down_since, self._pause = None, _FIRST_PAUSE_SECONDS
         self._try_in_transaction(lambda connection: alerts.resolve_alert(connection, "consumer_down", self.name))
         self._told = False

@@ -17,6 +17,7 @@ from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import InvalidEvent
 from sync_orchestrator.event_formats.cloud_events import change_event
 from sync_orchestrator.event_formats.custom_events import change_event_of, is_wanted
+from sync_orchestrator.event_formats.outbox_rows import change_event_of_row
 from sync_orchestrator.event_formats.strict_json import parse
 
 _BATCH = "application/cloudevents-batch+json"
@@ -48,6 +49,10 @@ def events_of(message: Message, consumer: ConsumerSettings, config: Config) -> l
         headers = {name: as_json(value) for name, value in message.headers.items()}
         wanted = is_wanted(document, headers, consumer.source, config)
         return [change_event_of(document, headers, consumer.source, config)] if wanted else []
+    if consumer.format == "outbox":
+        payload = parse(message.body) if message.body else None
+        columns = {name: as_json(value) for name, value in message.headers.items()}
+        return [change_event_of_row(payload, columns, consumer, config)]
     return [change_event(_replace_source(document, consumer), config) for document in _read_documents(message)]
 
 

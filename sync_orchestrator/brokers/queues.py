@@ -46,6 +46,10 @@ def open_queue(consumer: ConsumerSettings, name: str) -> AbstractContextManager[
         BrokerDown: The broker cannot be worked with now.
         ConfigError: The broker is not known, or the extra for it is not installed.
     """
+    if consumer.outbox is not None:
+        from sync_orchestrator.brokers.outbox_queue import open_outbox_queue
+
+        return open_outbox_queue(consumer, name)
     if consumer.is_redis:
         with import_from_extra("redis"):
             from sync_orchestrator.brokers.redis_queue import open_redis_queue

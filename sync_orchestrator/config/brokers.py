@@ -1,11 +1,12 @@
-"""Message brokers: where changes come from, and where outcomes go to (a webhook can take them, too)."""
+"""Message brokers and outboxes: where changes come from, and where outcomes go to (a webhook can take them, too)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from sync_orchestrator.config.outbox import OUTBOX_DATABASES, OutboxSettings
 from sync_orchestrator.config.types import Model, Name, Seconds, WebhookSecret
 
 OutcomeKind = Literal["mirrored", "dead", "drift"]
@@ -47,26 +48,37 @@ def _check_broker_url(url: str) -> str:
     return url
 
 
+def _check_consumer_url(url: str) -> str:
+    return url if _backend_of(url) in OUTBOX_DATABASES else _check_broker_url(url)
+
+
+def _backend_of(url: str) -> str:
+    return url.partition("://")[0].partition("+")[0]
+
+
 def _broker_or_webhook(url: str) -> str:
     return url if _is_webhook(url) else _check_broker_url(url)
 
 
 Url = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+]*://", repr=False)]
-BrokerUrl = Annotated[Url, AfterValidator(_check_broker_url)]
+ConsumerUrl = Annotated[Url, AfterValidator(_check_consumer_url)]
 ReceiverUrl = Annotated[Url, AfterValidator(_broker_or_webhook)]
 
 
 class ConsumerSettings(Model):
-    """A queue of a broker whose messages are change events."""
+    """A queue of a broker, or an outbox in a database, whose messages are change events."""
 
-    url: BrokerUrl
-    """A broker as kombu names it: ``amqp://user:${PASSWORD}@host/vhost``, ``redis://host/0``, ``sqs://…``."""
-    queue: str = Field(min_length=1, max_length=255)
-    """The queue; in Redis, the list."""
-    format: Literal["cloudevents", "own"] = "cloudevents"
-    """``own``: as the source's ``events`` say."""
+    url: ConsumerUrl
+    """A broker as kombu names it: ``amqp://user:${PASSWORD}@host/vhost``, ``redis://host/0``, ``sqs://…``. For an
+    outbox, a database as SQLAlchemy names it: ``postgresql+psycopg://user:${PASSWORD}@host/name``."""
+    queue: str = Field(default="", max_length=255)
+    """The queue; in Redis, the list. Needed for a broker."""
+    outbox: OutboxSettings | None = None
+    """The table to consume from, in place of a queue."""
+    format: Literal["cloudevents", "own", "outbox"] = "cloudevents"
+    """``own``: as the source's ``events`` say. ``outbox``, the default of an outbox: as its columns say."""
     source: Name | None = None
-    """The source system that all of them are from, whatever they say themselves; needed for ``own``."""
+    """The source system that all of them are from, whatever they say themselves; needed for ``own`` and ``outbox``."""
     exchange: str | None = None
     """The queue is made and bound to this exchange, which must be there; without it the queue must be there."""
     bindings: list[str] = Field(default=["#"], min_length=1)
@@ -83,13 +95,52 @@ class ConsumerSettings(Model):
         """Whether it is a list in Redis, which knows neither exchanges nor acknowledgements."""
         return _is_redis(self.url)
 
+    @property
+    def place(self) -> str:
+        """The queue, or the table of the outbox."""
+        return self.queue if self.outbox is None else self.outbox.table
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_to_format_of_outbox(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("outbox") is not None and "format" not in value:
+            return {**value, "format": "outbox"}
+        return value
+
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
         if self.format == "own" and self.source is None:
             raise ValueError("source: is needed where the format is the source's own")
+        if self.outbox is not None:
+            self._check_outbox(self.outbox)
+            return self
+        if _backend_of(self.url) in OUTBOX_DATABASES:
+            raise ValueError("url: is a database: say with 'outbox' which of its tables to consume from")
+        if self.format == "outbox":
+            raise ValueError("format: 'outbox' belongs to a table: say with 'outbox' which one")
+        if not self.queue:
+            raise ValueError("queue: is needed")
         if self.is_redis and self.exchange is not None:
             raise ValueError("exchange: there is no such thing in Redis; leave it out")
         return self
+
+    def _check_outbox(self, outbox: OutboxSettings) -> None:
+        if _backend_of(self.url) not in OUTBOX_DATABASES:
+            raise ValueError("url: an outbox is a table of Postgres, MySQL, MariaDB or SQLite: name that database")
+        for name in ("queue", "exchange", "bindings", "arguments", "options"):
+            if name in self.model_fields_set:
+                raise ValueError(f"{name}: belongs to a broker, and this is an outbox: leave it out")
+        if self.source is None and self.format == "outbox":
+            raise ValueError("source: is needed: the source system whose outbox this is")
+        if self.format != "outbox":
+            for name in outbox.list_event_settings():
+                says = "the source's 'events' say" if self.format == "own" else "the CloudEvent says"
+                raise ValueError(f"outbox.{name}: has no effect with format {self.format}: {says} it. Leave it out")
+        elif outbox.columns.payload is None and outbox.columns.version is None:
+            raise ValueError(
+                "outbox.columns: without a payload the version must be in a column: set 'columns.version', or "
+                "'columns.payload' to the column that has the part"
+            )
 
 
 class OutcomeReceiverSettings(Model):

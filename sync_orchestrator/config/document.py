@@ -204,6 +204,16 @@ class Config(Model):
                 yield f"consumers.{name}.source: there is no source system of that name"
             elif consumer.format == "own" and consumer.source and self.sources[consumer.source].events is None:
                 yield f"consumers.{name}.format: sources.{consumer.source} says nothing of its 'events'"
+            elif consumer.format == "outbox" and consumer.source and consumer.outbox:
+                of = self.entities_of(consumer.source)
+                if not of:
+                    yield f"consumers.{name}.source: {consumer.source} is no part of an entity"
+                for theirs, entity in consumer.outbox.entities.items():
+                    if entity not in of:
+                        yield (
+                            f"consumers.{name}.outbox.entities.{theirs}: {consumer.source} is no part of an entity "
+                            f"'{entity}'"
+                        )
         for name, receiver in self.outcomes.items():
             for entity in receiver.entities or ():
                 if entity not in self.entities:

@@ -23,6 +23,8 @@ def _list_needed_extras(config: Config) -> Iterator[tuple[Place, str]]:
     for number in range(len(config.alerts.urls)):
         yield ("alerts", "urls", number), "alerts"
     for name, consumer in config.consumers.items():
+        if consumer.outbox is not None:
+            continue  # the driver of its database is named when it is opened
         yield ("consumers", name, "url"), "redis" if consumer.is_redis else "rabbitmq"
     for name, receiver in config.outcomes.items():
         if not receiver.is_webhook:

@@ -30,12 +30,34 @@ def _check_zone(value: str) -> str:
 
 Zone = Annotated[str, AfterValidator(_check_zone)]
 """A time zone by its name, such as ``Europe/Berlin``."""
+_HOW_TO_POLL = {
+    "rest": "configure that call",
+    "sql": "say changes: {by: column}, or have the source system send change events",
+    "files": "a source system of kind files is not polled, so have it send change events",
+}
 
 
 class RestSourceSettings(SourceSettings, HttpSettings):
     """A source system behind an HTTP API."""
 
     kind: Literal["rest"] = "rest"
+
+
+class CaptureSettings(Model):
+    """The stream of the database's log, by which the changes of its tables are captured. One for each database."""
+
+    url: str | None = Field(default=None, repr=False)
+    """The primary server, with a user that may replicate; by default the source's ``url``."""
+    slot: str = Field(default="sync_orchestrator", pattern=r"^[a-z0-9_]{1,63}$")
+    """The replication slot of Postgres. Two sources must not have the same slot of one server."""
+    publication: str = Field(default="sync_orchestrator", min_length=1, max_length=63)
+    """The publication of Postgres, which has the captured tables."""
+    max_retained_bytes: int = Field(default=2 * 1024**3, ge=1024**2)
+    """Alert when the source keeps more of its log than this for the stream."""
+    max_behind_seconds: Seconds = Field(default=60, gt=0)
+    """Alert when the stream is behind the source by more than this."""
+    after_loss: Literal["ask", "full_sync"] = "ask"
+    """What to do after a part of the log was lost: wait for an operator's full sync, or start it."""
 
 
 class SqlSourceSettings(SourceSettings):
@@ -48,6 +70,8 @@ class SqlSourceSettings(SourceSettings):
     """Connections at once, in one process."""
     timeout: Seconds = 30
     """How long one statement may take."""
+    capture: CaptureSettings | None = None
+    """How the database's log is read, for parts with ``changes: {by: log}``."""
 
 
 class FileSourceSettings(SourceSettings):
@@ -118,6 +142,38 @@ class SqlPartSettings(Model):
         return self
 
 
+class ColumnChangeSettings(Model):
+    """Changes of a table by its version column, which needs an index. Deletes are found by the source check only."""
+
+    by: Literal["column"]
+    """By the column that ``version.path`` names. It has to grow over all rows: a modification time, or a number that a
+    sequence gives at each change, and no number that counts the changes of one row."""
+
+
+class LogChangeSettings(Model):
+    """Changes of a table by the database's log."""
+
+    by: Literal["log"]
+    """By the log."""
+    tables: dict[str, str] = {}
+    """For a part with a ``query``: its tables, and for each the column that has the record's key, such as
+    ``{orders: id, order_lines: order_id}``. A change of a row leads to a read of its record."""
+
+
+def _change_kind(value: Any) -> str:
+    by = value.get("by", "call") if isinstance(value, dict) else getattr(value, "by", "call")
+    return str(by)
+
+
+Changes = Annotated[
+    Annotated[ListCallSettings, Tag("call")]
+    | Annotated[ColumnChangeSettings, Tag("column")]
+    | Annotated[LogChangeSettings, Tag("log")],
+    Discriminator(_change_kind),
+]
+"""How changes are found: by a call of an API, or in a database by a column or by its log."""
+
+
 class FilePartSettings(Model):
     """A part in files below the system's folder."""
 
@@ -179,14 +235,16 @@ class PartSettings(Model):
     groups: ReadCallSettings | None = None
     """The list of business groups, complete in one response. ``record`` has to find a list of names, texts or numbers:
     ``stores[].code`` for ``{"stores": [{"code": "A"}]}``."""
-    changes: ListCallSettings | None = None
-    """What changed since a version. Names: ``since_number`` (the version; for a time, microseconds since 1970), and for
-    a time ``since`` (ISO 8601, UTC)."""
+    changes: Changes | None = None
+    """How changes are found without notifications. Of an API, the call for what changed since a version. Names:
+    ``since_number`` (the version; for a time, microseconds since 1970), and for a time ``since`` (ISO 8601, UTC). Of a
+    database ``{by: column}`` or ``{by: log}``."""
     poll_every: Seconds = 30
-    """How often it is asked for its ``changes``, where it has that call."""
+    """How often it is asked for its ``changes``, where it is polled."""
     overlap: Seconds = 60
     """How far before the newest change seen the next poll begins, for what is committed late; of versions that are
-    numbers, so many."""
+    numbers, so many. With ``{by: column}`` Postgres, and MySQL and MariaDB with the right PROCESS, report their open
+    transactions, and no poll begins behind these."""
     filter_check: FilterCheckSettings = FilterCheckSettings()
     """Of ``list`` where items do not tell their business group, of ``read_many`` where others come than asked for."""
     sql: SqlPartSettings | None = None
@@ -204,7 +262,7 @@ class PartSettings(Model):
                 "keys": self.keys,
                 "count": self.count,
                 "groups": self.groups,
-                "changes": self.changes,
+                "changes": self.changes if isinstance(self.changes, ListCallSettings) else None,
             },
             {
                 "list": {"group"},
@@ -238,20 +296,23 @@ class PartSettings(Model):
         if self.settings and system.kind != "class":
             raise ValueError(f"'settings' does not belong to a source system of kind {system.kind}")
         for call in _CALLS:
-            if system.kind != "rest" and getattr(self, call) is not None:
+            is_way_of_database = call == "changes" and not isinstance(self.changes, ListCallSettings)
+            if system.kind != "rest" and not is_way_of_database and getattr(self, call) is not None:
                 raise ValueError(f"'{call}' is a call of a source system of kind rest: leave it out")
-        if system.kind != "class" and self.changes is None:  # a class may have a method of this name
-            changed = (
-                name
-                for name in ("overlap", "poll_every")
-                if getattr(self, name) != type(self).model_fields[name].default
+        if system.kind != "class":  # a class may have a method of this name
+            self._check_changes(system.kind)
+
+    def _check_changes(self, kind: str) -> None:
+        if isinstance(self.changes, ColumnChangeSettings | LogChangeSettings) and kind != "sql":
+            raise ValueError(
+                f"changes: by '{self.changes.by}' belongs to a source system of kind sql: "
+                + ("configure a call" if kind == "rest" else "leave it out")
             )
-            for name in changed:
-                raise ValueError(
-                    f"'{name}' has no effect without 'changes': "
-                    + (
-                        "configure that call"
-                        if system.kind == "rest"
-                        else f"a source system of kind {system.kind} is not polled, so have it send change events"
-                    )
-                )
+        if self.changes is not None and not isinstance(self.changes, LogChangeSettings):
+            return
+        for name in ("overlap", "poll_every"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                continue
+            if self.changes is not None:
+                raise ValueError(f"'{name}' has no effect with changes by 'log': leave it out")
+            raise ValueError(f"'{name}' has no effect without 'changes': {_HOW_TO_POLL[kind]}")

@@ -40,6 +40,19 @@ class Ungrouped:
     examples: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class OpenTransactions:
+    """The transactions that are open at a source now, which may commit older versions than it shows by then.
+
+    Attributes:
+        names: A name for each, which no other transaction has.
+        may_have_new_names: Whether some of them may have had other names before.
+    """
+
+    names: frozenset[str] = frozenset()
+    may_have_new_names: bool = False
+
+
 class SourceSystem(Protocol):
     """One entity's part in one source system."""
 
@@ -73,6 +86,10 @@ class SourceSystem(Protocol):
 
     def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
         """Pages of what has changed since a version, in any order; only where ``can_poll``."""
+        ...
+
+    async def open_transactions(self) -> OpenTransactions | None:
+        """The transactions that are open, or None where the source cannot say; asked where ``can_poll``."""
         ...
 
     async def count(self, group: str) -> int | None:

@@ -44,15 +44,21 @@ def is_wanted(document: object, headers: Mapping[str, object], source: str, conf
 
 
 def change_event_of(
-    document: object, headers: Mapping[str, object], source: str, config: Config, message: str | None = None
+    document: object,
+    headers: Mapping[str, object],
+    source: str,
+    config: Config,
+    message: str | None = None,
+    shape: CustomEventSettings | None = None,
 ) -> ChangeEvent:
     """Reads one event of a source that has ``events`` in ``sync.yaml``.
 
     ``message``: an id that the message proves, which stands for the event where ``events`` names no ``id``.
+    ``shape``: where the values are, in place of the source's ``events``.
 
     Raises InvalidEvent naming the field of ``events``, its place, and what is wrong with what stands there.
     """
-    shape = _find_event_settings(source, config)
+    shape = shape or _find_event_settings(source, config)
     event = _Event(document, headers, shape)
     name = _read_entity(event, source, config)
     made = {

@@ -450,7 +450,7 @@ class Reader:
             raise Wrong(f"{type(error).__name__}: {error}") from None
 
     def _sql(self, text: str) -> None:
-        """A query on tables that the examples have, which are made for it and taken back."""
+        """Statements on tables that the examples have, which are made for it and taken back, with what they do."""
         with self._engine().connect() as connection:
             for columns in (
                 "products (sku text, store text, name text, updated_at timestamptz)",
@@ -458,7 +458,9 @@ class Reader:
             ):
                 connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {columns} ON COMMIT DROP")
             try:
-                connection.exec_driver_sql(text).all()
+                shown = connection.exec_driver_sql(text)
+                if shown.returns_rows:
+                    shown.all()
             except SQLAlchemyError as error:
                 raise Wrong(f"the database refuses it: {error}") from None
 

@@ -226,7 +226,9 @@ class Odd:
     async def _raise(self, *given: Any) -> Any:
         raise self.error
 
-    read = read_many = count = groups = ungrouped = create = update = delete = lookup = close = _raise
+    read = read_many = count = groups = ungrouped = open_transactions = create = update = delete = lookup = close = (
+        _raise
+    )
 
     async def pages(self, *given: Any) -> Any:
         yield ([], None)
@@ -249,6 +251,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "count": ("A",),
     "groups": (),
     "ungrouped": (),
+    "open_transactions": (),
     "pages": ("A",),
     "keys": ("A",),
     "changes": (0,),
@@ -446,6 +449,9 @@ def test_rule_37_a_poll_of_one_source_fails_alone(two: Config, engine: Engine, e
     healthy = field.context.entities["thing"].sources
 
     class Healthy(Odd):
+        async def open_transactions(self) -> None:
+            return None
+
         async def changes(self, *given: Any) -> Any:
             yield [PartRead("t1", 5, {"sku": "t1", "name": "thing"}, "A")]
 

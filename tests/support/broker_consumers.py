@@ -73,10 +73,10 @@ def alerts_of(engine: Engine, kind: str) -> list[tuple[str, str]]:
 
 
 @contextmanager
-def consuming(engine: Engine, config: Config) -> Iterator[Consumption]:
+def consuming(engine: Engine, config: Config, name: str = "orders") -> Iterator[Consumption]:
     """A consumer at work in a thread; when the block is left it was asked to stop, and has."""
     stop = threading.Event()
-    consumption = Consumption(engine, config, "orders", stop)
+    consumption = Consumption(engine, config, name, stop)
     thread = threading.Thread(target=consumption.run)
     thread.start()
     try:

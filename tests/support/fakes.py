@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.ports import Capabilities, Found, Item, PartRead, Ungrouped
+from sync_orchestrator.core.ports import Capabilities, Found, Item, OpenTransactions, PartRead, Ungrouped
 from sync_orchestrator.errors import CallFailed, Failure
 
 
@@ -27,6 +27,7 @@ class FakeSource:
         self.page = page
         self.reads = 0
         self.version = 1_000_000
+        self.open: OpenTransactions | None = None
 
     def put(self, key: str, data: dict[str, Any], *, group: str | None = None, version: int | None = None) -> PartRead:
         """Writes a record and returns it; its version grows by one unless told."""
@@ -69,6 +70,9 @@ class FakeSource:
         rows = [row for row in self.rows.values() if row.version >= since]
         for start in range(0, len(rows), self.page):
             yield rows[start : start + self.page]
+
+    async def open_transactions(self) -> OpenTransactions | None:
+        return self.open
 
     async def count(self, group: str) -> int | None:
         return sum(1 for row in self.rows.values() if row.group in (group, None))

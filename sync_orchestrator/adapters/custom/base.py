@@ -18,7 +18,7 @@ from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.prepared_calls import Outgoing
 from sync_orchestrator.adapters.row_reader import Rows
 from sync_orchestrator.config import PartSettings
-from sync_orchestrator.core.ports import Capabilities, Found, Item, Json, PartRead, Ungrouped
+from sync_orchestrator.core.ports import Capabilities, Found, Item, Json, OpenTransactions, PartRead, Ungrouped
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 
 _READS_AT_ONCE = 8
@@ -63,6 +63,10 @@ class Source(ABC):
     def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
         """Pages of what has changed since a version, in any order."""
         raise CallFailed(Failure.PERMANENT, "this source cannot be asked what has changed")
+
+    async def open_transactions(self) -> OpenTransactions | None:
+        """The transactions that are open, or None where the source cannot say."""
+        return None
 
     async def count(self, group: str) -> int | None:
         """How many records of the group the source has, or None where it cannot say."""

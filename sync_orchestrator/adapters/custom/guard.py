@@ -20,7 +20,7 @@ from sync_orchestrator.adapters.custom.loading import locate_error
 from sync_orchestrator.adapters.http.call_room import Room
 from sync_orchestrator.adapters.http.responses import sanitize_text
 from sync_orchestrator.adapters.row_reader import select_requested_rows
-from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead, Ungrouped
+from sync_orchestrator.core.ports import TOO_OLD, Found, Item, OpenTransactions, PartRead, Ungrouped
 from sync_orchestrator.core.systems.claim_holders import is_over
 from sync_orchestrator.core.systems.rate_limit import HoldOff
 from sync_orchestrator.core.values.mapping import to_canonical_json
@@ -252,6 +252,11 @@ class GuardedSource:
         ):
             yield [_normalize_part_names(row) for row in page]
 
+    async def open_transactions(self) -> OpenTransactions | None:
+        return await self._guard.call_to_read(
+            "open_transactions", self._adapter.open_transactions, _or_none(_no_open_transactions)
+        )
+
     async def count(self, group: str) -> int | None:
         return await self._guard.call_to_read("count", lambda: self._adapter.count(group), _or_none(_no_count))
 
@@ -320,6 +325,11 @@ def _no_id(came: object) -> str | None:
 
 def _no_count(came: object) -> str | None:
     return None if type(came) is int and came >= 0 else f"returned {_describe_value(came)}, not a whole number"
+
+
+def _no_open_transactions(came: object) -> str | None:
+    is_one = isinstance(came, OpenTransactions)
+    return None if is_one else f"returned {_describe_value(came)}, not an OpenTransactions"
 
 
 def _no_ungrouped(came: object) -> str | None:

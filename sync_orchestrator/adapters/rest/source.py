@@ -11,7 +11,7 @@ from sync_orchestrator.adapters.rest.filter_check import Filters
 from sync_orchestrator.adapters.rest.paging import get_all, get_count, get_list, list_pages
 from sync_orchestrator.adapters.row_reader import once_each, select_requested_rows
 from sync_orchestrator.config import ListCallSettings, PartSettings, ReadCallSettings
-from sync_orchestrator.core.ports import PartRead, Ungrouped
+from sync_orchestrator.core.ports import OpenTransactions, PartRead, Ungrouped
 from sync_orchestrator.core.values.names import NoName, are_alike, canonical_name, list_spellings, spelt_otherwise
 from sync_orchestrator.core.values.source_versions import as_time, version_of
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
@@ -157,12 +157,16 @@ class RestSource:
 
         Whether the very version itself is among it is the source's affair. Only where ``can_poll``.
         """
-        assert self._part.changes is not None
+        assert isinstance(self._part.changes, ListCallSettings)
         values: dict[str, Any] = {"since_number": since}
         if self._part.version.kind == "time":
             values["since"] = as_time(since)
         async for items, _ in list_pages(self._http, self._part.changes, values, key_of=self._key_of):
             yield await self._settle_unclear_rows([self._read_row(item) for item in items])
+
+    async def open_transactions(self) -> OpenTransactions | None:
+        """None: an API does not say which transactions are open behind it."""
+        return None
 
     async def _settle_unclear_rows(self, rows: list[PartRead]) -> list[PartRead]:
         """Rows of a key and one version that differ say nothing of which is present: the record is read by key.

@@ -39,10 +39,11 @@ from sync_orchestrator.adapters.row_reader import (
     once_each,
     select_requested_rows,
 )
+from sync_orchestrator.adapters.sql.changes import has_index_on, list_open_transactions, place_in_column
 from sync_orchestrator.adapters.sql.database import SourceDatabase
 from sync_orchestrator.config import PartSettings
-from sync_orchestrator.config.sources import SqlPartSettings
-from sync_orchestrator.core.ports import PartRead, Ungrouped
+from sync_orchestrator.config.sources import ColumnChangeSettings, SqlPartSettings
+from sync_orchestrator.core.ports import OpenTransactions, PartRead, Ungrouped
 from sync_orchestrator.core.values.names import are_alike, list_spellings, name_or_none, to_nfc
 from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import CallFailed, Failure
@@ -57,6 +58,7 @@ _MAX_SQLITE_INTEGER = 2**63
 _KEYS_AT_ONCE = 500
 _EXAMPLES = 5
 _PADDED = 100
+_SAMPLES = 20
 _COLON = re.compile(r"(?<![:\\]):(?=\w)")
 
 
@@ -98,6 +100,8 @@ class SqlSource(Source):
         self._group: ColumnElement[Any] | None = column(part.group) if part.group else None
         self._from = _build_from_clause(part.sql)
         self._what = f"table {part.sql.table}" if part.sql.table else "the query of sql.query"
+        self._version: ColumnElement[Any] = column(part.version.path)
+        self.can_poll = isinstance(part.changes, ColumnChangeSettings)
         self._types = _Types(None, None)
         self._all_columns: ColumnElement[Any] = literal_column("*")
         self._padding: dict[str, bool] = {}
@@ -136,6 +140,29 @@ class SqlSource(Source):
                 yield page.parts, _to_name(last)
             if page.ends:
                 return
+
+    async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
+        """Pages of the rows from a version on, in the order of version and key. Only where ``can_poll``."""
+        last: tuple[object, object] | None = None
+        bound = await self._run_in_database(self._bound_of_version, since)
+        while bound is not None:
+            rows, last = await self._run_in_database(self._read_changes, bound, last)
+            if rows:
+                yield rows
+            if last is None:
+                return
+
+    async def open_transactions(self) -> OpenTransactions | None:
+        """The transactions that are open in its database, or None where that cannot say."""
+        return await self._run_in_database(list_open_transactions)
+
+    async def has_version_index(self) -> bool | None:
+        """Whether the table has an index by which its changes are found; None for a query, a view or without polls."""
+        assert self._part.sql is not None
+        name = self._part.sql.table
+        if name is None or not self.can_poll:
+            return None
+        return await self._run_in_database(has_index_on, name, self._part.version.path)
 
     async def count(self, group: str) -> int | None:
         """How many rows the group has; None for a part that is not grouped."""
@@ -210,6 +237,30 @@ class SqlSource(Source):
         whole = wanted.selected_columns[0] is self._all_columns
         self._refuse_missing(rows[0] if whole else None)
         return _Page(self._one_each(connection, rows, whole=whole), rows[-1][self._part.key], ends=ends)
+
+    def _bound_of_version(self, connection: Connection, since: int) -> object:
+        """A version as a value of its column; None while there is no row to tell its type."""
+        self._resolve_types(connection)
+        some = self._build_select(self._version).where(self._version.is_not(None)).limit(_SAMPLES)
+        samples = connection.execute(some).scalars().all()
+        if not samples:
+            return None
+        return place_in_column(since, self._part.version.kind, samples, self._zone, self._what)
+
+    def _read_changes(
+        self, connection: Connection, bound: object, last: tuple[object, object] | None
+    ) -> tuple[list[PartRead], tuple[object, object] | None]:
+        """A page from a version on, or behind the last row of a page; and its last row, None where it is the end."""
+        chosen = self._build_select().where(self._version >= bindparam("since", last[0] if last else bound, NullType()))
+        if last is not None:
+            beyond = self._version > bindparam("version", last[0], NullType())
+            chosen = chosen.where(or_(beyond, self._key > bindparam("after", last[1], NullType())))
+        rows = list(_fetch_rows(connection, chosen.order_by(self._version, self._key).limit(self._page)))
+        if not rows:
+            return [], None
+        self._refuse_missing(rows[0])
+        final = rows[-1][self._part.version.path], rows[-1][self._part.key]
+        return self._one_each(connection, rows, whole=True), final if len(rows) == self._page else None
 
     def _one_each(self, connection: Connection, rows: Sequence[dict[str, object]], *, whole: bool) -> list[PartRead]:
         """One part for each key. Rows of a key that a page does not show whole, or that are in other groups, count."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from sync_orchestrator.adapters.containment import ContainedSource
+from sync_orchestrator.config.sources import ColumnChangeSettings
 from sync_orchestrator.conformance.live_check.entity_steps import EntitySteps, Stopped
 from sync_orchestrator.conformance.live_check.group_kinds import one_of_each_kind
 from sync_orchestrator.conformance.live_check.pages import (
@@ -48,6 +49,7 @@ class SourceSteps(EntitySteps):
             await self._check_mapping(row, found, await self._parts(row, found))
             await self._check_missing_key(row.key)
             await self._check_changes(row)
+            await self._check_version_columns()
             await self._check_count(
                 owner,
                 self._place_of_part(owner, "count"),
@@ -184,6 +186,37 @@ class SourceSteps(EntitySteps):
                 )
             else:
                 self._ok(owner, "changes", f"{pages_of(pages, 'records')} changed since {shown_since}")
+
+    async def _check_version_columns(self) -> None:
+        """Whether databases that are polled find their changes by an index, and report their open transactions."""
+        for part, source in self._sources.items():
+            settings = self._entity.parts[part]
+            if not isinstance(source, ContainedSource) or not isinstance(settings.changes, ColumnChangeSettings):
+                continue
+            if f"sources.{part}" not in self._reached:
+                continue
+            has_index, knows_open = None, True
+            with suppress(Stopped):
+                async with self._run_step(part, "changes", self._place_of_part(part, "changes")):
+                    has_index = await source.has_version_index()
+                    knows_open = await source.open_transactions() is not None
+            if has_index is False:
+                table, path = settings.sql.table if settings.sql else None, settings.version.path
+                self._skip_step(
+                    part,
+                    "changes",
+                    f"no index of {table} begins with '{path}': each poll reads the whole table",
+                    f"CREATE INDEX ON {table} ({path}, {settings.key})",
+                )
+            if not knows_open:
+                self._skip_step(
+                    part,
+                    "changes",
+                    "the database does not report its open transactions: what one commits that was open for longer "
+                    "than the overlap is missed until the source check finds it",
+                    f"see {self._place_of_part(part)}.overlap; MySQL and MariaDB need the right PROCESS, Postgres its "
+                    "primary server",
+                )
 
     async def _check_unique_keys(self, group: str) -> None:
         """Whether the rows of the group have a key each, where the source can count both."""

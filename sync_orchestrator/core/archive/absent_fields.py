@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.archive import queries
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.ports import Json, PartRead, SourceSystem, Ungrouped
+from sync_orchestrator.core.ports import Json, OpenTransactions, PartRead, SourceSystem, Ungrouped
 from sync_orchestrator.texts.storable_text import text_problem
 
 _HANDLE_ABSENCE = frozenset({"or_expression", "and_expression", "not_expression", "expref"})
@@ -179,6 +179,9 @@ class CheckedSource:
         async with aclosing(self.inner.changes(since)) as pages:  # type: ignore[type-var]
             async for rows in pages:
                 yield await self._check_rows(rows)
+
+    async def open_transactions(self) -> OpenTransactions | None:
+        return await self.inner.open_transactions()
 
     async def count(self, group: str) -> int | None:
         return await self.inner.count(group)

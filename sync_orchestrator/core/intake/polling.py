@@ -1,7 +1,10 @@
 """Sources that notify nobody are asked what has changed; what is new becomes change events.
 
-Each poll goes back by an overlap, for changes that were committed late; what the archive has already, and what is on
-its way, is passed over. A poll holds a lease on its source and renews it, so that several workers ask each source once.
+Each poll goes back by an overlap, for changes that were committed late, and behind the transactions that a source
+reports as open (``core/intake/poll_position.py``). What the archive has already, and what is on its way, is passed
+over.
+
+A poll holds a lease on its source and renews it, so that several workers ask each source once.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,9 +26,10 @@ from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.intake import queries
+from sync_orchestrator.core.intake.poll_position import PollPosition
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.ports import PartRead, SourceSystem
 from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Stamp
@@ -38,6 +43,8 @@ RENEW_SECONDS = 8.0
 
 _MAX_EXAMPLES = 10
 _page_taken = CrashPoint("polling.page_taken")
+_positions: WeakKeyDictionary[SourceSystem, PollPosition] = WeakKeyDictionary()
+"""What this process knows of the positions of its sources."""
 
 _log = logging.getLogger(__name__)
 
@@ -166,7 +173,11 @@ class _Poll:
         polled, problems, newest = Polled(self._entity.name, self._part), [], self._newest
         overlap = int(self._settings.overlap * 1e6) if self._is_time else int(self._settings.overlap)
         number = await asyncio.to_thread(in_transaction, self._context.engine, next_read_sequence)
-        async for rows in self._entity.sources[self._part].changes(max(0, self._newest - overlap)):
+        source = self._entity.sources[self._part]
+        position = _positions.setdefault(source, PollPosition())
+        there = await source.open_transactions()
+        position.begin_poll(there)
+        async for rows in source.changes(max(0, self._newest - overlap)):
             usable, unusable = sort_out(rows)
             problems += [f"{row.key!a}: {row.problem}" for row in unusable]
             polled.shown += len(rows)
@@ -184,10 +195,14 @@ class _Poll:
             number = await asyncio.to_thread(in_transaction, self._context.engine, next_read_sequence)
             newest = max([newest, *(row.version for row in usable)])
         polled.unusable = len(problems)
+        if self._is_time:  # a version in the future does not hide what changes until then
+            clock = await asyncio.to_thread(in_transaction, self._context.engine, read_clock)
+            newest = min(newest, int(clock * 1e6))
+        noted = position.end_poll(there, self._newest, newest)
         await asyncio.to_thread(
             in_transaction,
             self._context.engine,
-            lambda connection: _note_polled(connection, polled, problems, newest, self._token, is_time=self._is_time),
+            lambda connection: _note_polled(connection, polled, problems, noted, self._token),
         )
         return polled
 
@@ -250,17 +265,14 @@ def _event_of_row(entity: EntityContext, part: str, row: PartRead, number: int) 
     )
 
 
-def _note_polled(
-    connection: Connection, polled: Polled, problems: Sequence[str], newest: int, token: int, *, is_time: bool
-) -> None:
-    """A version in the future does not hide what changes until then."""
-    present = int(read_clock(connection) * 1e6)
+def _note_polled(connection: Connection, polled: Polled, problems: Sequence[str], newest: int, token: int) -> None:
+    """Writes that a poll has ended, and where the next one begins."""
     run(
         connection,
         queries.NOTE_POLLED,
         entity=polled.entity,
         part=polled.part,
-        newest=min(newest, present) if is_time else newest,
+        newest=newest,
         token=token,
     )
     place = f"{polled.entity} {polled.part}"
