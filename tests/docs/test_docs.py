@@ -808,7 +808,7 @@ def test_links_that_lead_somewhere_pass() -> None:
     hold_links(
         written(
             "# A `b`, c!\n# A b c\n[1](#a-b-c) [2](#a-b-c-1) [3](architecture.md#the-flow) [4](../demo/) "
-            "[5](https://example.org/#x) ![6](ui.png) <https://example.org>"
+            "[5](https://example.org/#x) ![6](pictures/lineage.png) <https://example.org>"
         )
     )
 

@@ -34,8 +34,8 @@ from sync_orchestrator.errors import BrokerDown, ConfigError
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consuming_module, "_FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(consuming_module, "_WAIT", 0.1)
+    monkeypatch.setattr(consuming_module, "_FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(consuming_module, "_TAKE_WAIT_SECONDS", 0.1)
 
 
 def events(engine: Engine) -> list[tuple[Any, ...]]:
