@@ -38,6 +38,23 @@ class RestSourceSettings(SourceSettings, HttpSettings):
     kind: Literal["rest"] = "rest"
 
 
+class CaptureSettings(Model):
+    """The stream of the database's log, by which the changes of its tables are captured. One for each database."""
+
+    url: str | None = Field(default=None, repr=False)
+    """The primary server, with a user that may replicate; by default the source's ``url``."""
+    slot: str = Field(default="sync_orchestrator", pattern=r"^[a-z0-9_]{1,63}$")
+    """The replication slot of Postgres. Two sources must not have the same slot of one server."""
+    publication: str = Field(default="sync_orchestrator", min_length=1, max_length=63)
+    """The publication of Postgres, which has the captured tables."""
+    max_retained_bytes: int = Field(default=2 * 1024**3, ge=1024**2)
+    """Alert when the source keeps more of its log than this for the stream."""
+    max_behind_seconds: Seconds = Field(default=60, gt=0)
+    """Alert when the stream is behind the source by more than this."""
+    after_loss: Literal["ask", "full_sync"] = "ask"
+    """What to do after a part of the log was lost: wait for an operator's full sync, or start it."""
+
+
 class SqlSourceSettings(SourceSettings):
     """A source system's own database, read and never written."""
 
@@ -48,6 +65,8 @@ class SqlSourceSettings(SourceSettings):
     """Connections at once, in one process."""
     timeout: Seconds = 30
     """How long one statement may take."""
+    capture: CaptureSettings | None = None
+    """How the database's log is read, for parts with ``changes: {by: log}``."""
 
 
 class FileSourceSettings(SourceSettings):
@@ -116,6 +135,35 @@ class SqlPartSettings(Model):
         if (self.table is None) == (self.query is None):
             raise ValueError("say 'table' or 'query', one of them")
         return self
+
+
+class ColumnChangeSettings(Model):
+    """Changes of a table by its version column, which needs an index. Deletes are found by the source check only."""
+
+    by: Literal["column"]
+
+
+class LogChangeSettings(Model):
+    """Changes of a table by the database's log."""
+
+    by: Literal["log"]
+    tables: dict[str, str] = {}
+    """For a part with a ``query``: its tables, and for each the column that has the record's key, such as
+    ``{orders: id, order_lines: order_id}``. A change of a row leads to a read of its record."""
+
+
+def _change_kind(value: Any) -> str:
+    by = value.get("by", "call") if isinstance(value, dict) else getattr(value, "by", "call")
+    return str(by)
+
+
+Changes = Annotated[
+    Annotated[ListCallSettings, Tag("call")]
+    | Annotated[ColumnChangeSettings, Tag("column")]
+    | Annotated[LogChangeSettings, Tag("log")],
+    Discriminator(_change_kind),
+]
+"""How changes are found: by a call of an API, or in a database by a column or by its log."""
 
 
 class FilePartSettings(Model):
