@@ -227,9 +227,9 @@ class PartSettings(Model):
     groups: ReadCallSettings | None = None
     """The list of business groups, complete in one response. ``record`` has to find a list of names, texts or numbers:
     ``stores[].code`` for ``{"stores": [{"code": "A"}]}``."""
-    changes: ListCallSettings | None = None
-    """What changed since a version. Names: ``since_number`` (the version; for a time, microseconds since 1970), and for
-    a time ``since`` (ISO 8601, UTC)."""
+    changes: Changes | None = None
+    """What changed since a version, or in a database how changes are found (``by``). Names of the call:
+    ``since_number`` (the version; for a time, microseconds since 1970), and for a time ``since`` (ISO 8601, UTC)."""
     poll_every: Seconds = 30
     """How often it is asked for its ``changes``, where it has that call."""
     overlap: Seconds = 60
@@ -252,7 +252,7 @@ class PartSettings(Model):
                 "keys": self.keys,
                 "count": self.count,
                 "groups": self.groups,
-                "changes": self.changes,
+                "changes": self.changes if isinstance(self.changes, ListCallSettings) else None,
             },
             {
                 "list": {"group"},
@@ -285,8 +285,14 @@ class PartSettings(Model):
                 raise ValueError(f"'{section}' does not belong to a source system of kind {system.kind}")
         if self.settings and system.kind != "class":
             raise ValueError(f"'settings' does not belong to a source system of kind {system.kind}")
+        if isinstance(self.changes, ColumnChangeSettings | LogChangeSettings):
+            if system.kind != "sql":
+                raise ValueError(f"changes.by: '{self.changes.by}' belongs to a source system of kind sql")
+            if isinstance(self.changes, LogChangeSettings):
+                self._check_log(self.changes, system)
         for call in _CALLS:
-            if system.kind != "rest" and getattr(self, call) is not None:
+            is_call = call != "changes" or isinstance(self.changes, ListCallSettings)
+            if system.kind != "rest" and is_call and getattr(self, call) is not None:
                 raise ValueError(f"'{call}' is a call of a source system of kind rest: leave it out")
         if system.kind != "class" and self.changes is None:  # a class may have a method of this name
             changed = (
@@ -303,3 +309,18 @@ class PartSettings(Model):
                         else f"a source system of kind {system.kind} is not polled, so have it send change events"
                     )
                 )
+
+    def _check_log(self, changes: LogChangeSettings, system: Any) -> None:
+        assert self.sql is not None
+        if system.capture is None:
+            raise ValueError("changes: 'by: log' needs the source's stream: say 'capture: {}' at the source system")
+        if self.sql.query is not None and not changes.tables:
+            raise ValueError(
+                "changes.tables: is needed for sql.query: each table that it reads, with the column that has the "
+                "record's key, the record's own table first"
+            )
+        if not system.url.startswith("postgresql+psycopg://"):
+            raise ValueError("changes: 'by: log' needs a Postgres whose url begins with postgresql+psycopg://")
+        for name in ("overlap", "poll_every"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"'{name}' has no effect with changes by the log: leave it out")

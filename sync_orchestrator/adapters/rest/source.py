@@ -157,7 +157,7 @@ class RestSource:
 
         Whether the very version itself is among it is the source's affair. Only where ``can_poll``.
         """
-        assert self._part.changes is not None
+        assert isinstance(self._part.changes, ListCallSettings)
         values: dict[str, Any] = {"since_number": since}
         if self._part.version.kind == "time":
             values["since"] = as_time(since)

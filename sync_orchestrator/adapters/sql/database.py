@@ -162,6 +162,25 @@ class SourceDatabase:
         )
 
 
+def open_source_engine(name: str, settings: SqlSourceSettings) -> Engine:
+    """An engine on a source system's database, whose sessions give values the forms that reads of parts have.
+
+    Raises:
+        ConfigError: The URL is none, or its driver is not installed.
+    """
+    return _create_source_engine(name, _parse_url(name, settings.url), settings)
+
+
+def list_form_settings(url: str) -> list[str]:
+    """The statements that give a session of Postgres the forms of values that reads of parts have."""
+    chosen = "timezone" in str(make_url(url).query.get("options", "")).lower()
+    return [
+        statement
+        for statement in _SESSION["postgresql"]
+        if "statement_timeout" not in statement and not (chosen and "TimeZone" in statement)
+    ]
+
+
 def _shut_down_sockets(sockets: list[socket.socket]) -> None:
     """Ends connections whose server says nothing, so that the threads that wait on them end, too."""
     for opened in sockets:
