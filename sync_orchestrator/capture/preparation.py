@@ -31,6 +31,10 @@ WHERE c.relname = :name AND CASE WHEN :schema = '' THEN pg_table_is_visible(c.oi
 """
 _PUBLICATION = "SELECT * FROM pg_publication WHERE pubname = :name"
 _PUBLISHED = "SELECT * FROM pg_publication_tables WHERE pubname = :name"
+_MEMBERSHIPS = """
+SELECT r.prrelid AS relation, r.oid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+WHERE p.pubname = :name
+"""
 _SETTINGS = """
 SELECT name, setting FROM pg_settings
 WHERE name IN ('wal_level', 'max_slot_wal_keep_size', 'max_replication_slots', 'max_wal_senders')
@@ -47,6 +51,7 @@ class SourcePreparation:
         warnings: A sentence for each thing that is risky.
         statements: The SQL that ends the problems, for an operator of the source.
         oids: The captured tables that are there and published, by name as configured.
+        memberships: What the tables' places in the publication are known by: one that left and came back has another.
         publication: What the publication is known by; empty where there is none.
     """
 
@@ -54,7 +59,12 @@ class SourcePreparation:
     warnings: list[str] = field(default_factory=list)
     statements: list[str] = field(default_factory=list)
     oids: dict[str, int] = field(default_factory=dict)
+    memberships: dict[int, int] = field(default_factory=dict)
     publication: str = ""
+
+    def name_tables(self) -> dict[str, str]:
+        """The captured tables as a stream keeps them: by name, what they and their membership are known by."""
+        return {name: f"{oid}/{self.memberships.get(oid, 0)}" for name, oid in sorted(self.oids.items())}
 
 
 def inspect_source(
@@ -68,6 +78,8 @@ def inspect_source(
     if publication is not None:
         found.publication = str(publication["oid"])
         _check_publication(publication, capture, found)
+        members = connection.execute(text(_MEMBERSHIPS), {"name": capture.publication})
+        found.memberships = {int(row.relation): int(row.oid) for row in members}
         rows = connection.execute(text(_PUBLISHED), {"name": capture.publication}).mappings()
         published = {(row["schemaname"], row["tablename"]): row for row in rows}
     missing: list[str] = []

@@ -119,7 +119,7 @@ def _read_newest_versions(
 
 
 def _version_of_delete(change: CapturedChange, piece: TransactionPiece, known: int | None) -> int:
-    versions = [version for version in (change.version, known) if version is not None]
+    versions = [version for version in (change.version, known) if version]  # 0 is that of a change that is read
     return max(versions) if versions else piece.committed_at if change.is_time else 0
 
 

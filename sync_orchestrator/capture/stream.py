@@ -230,7 +230,7 @@ class StreamReader:
             stream = replace(stream, position=position)
         elif (loss := find_loss(stream.identity, stream.position, server, identity, slot)) is not None:
             raise LogLost(loss)
-        stream = replace(stream, identity=identity, tables=_name_oids(found))
+        stream = replace(stream, identity=identity, tables=found.name_tables())
         self._open_stream(stream, None)
         return stream
 
@@ -241,7 +241,7 @@ class StreamReader:
         self._source.drop_slot()
         position = self._source.create_slot(self._keep_lease)
         identity = f"{self._source.identify().text}; publication {found.publication}"
-        stream = CaptureStream(self.name, identity, position, None, 0, _name_oids(found))
+        stream = CaptureStream(self.name, identity, position, None, 0, found.name_tables())
         self._open_stream(stream, reason)
         return stream
 
@@ -257,14 +257,7 @@ class StreamReader:
             raise ReplacedReader
 
     def _inspect(self) -> SourcePreparation:
-        """Raises NotPrepared, after it has written which tables are not captured any more."""
-        with self._source.connect() as connection:
-            found = inspect_source(connection, self._source.capture, self._tables)
-        if found.problems:
-            gone = [table.name for table in self._tables if table.name not in found.oids]
-            self._in_transaction(lambda connection: streams.forget_tables(connection, self.name, gone))
-            raise NotPrepared(*found.problems)
-        return found
+        return inspect_or_forget(self._engine, self._source, self.name, self._tables)
 
     def _keep_lease(self) -> None:
         if self._stop.is_set():
@@ -350,7 +343,7 @@ class OpenStream:
         self._stop = stop
         reader = ChangeReader(
             tables,
-            {name: int(oid) for name, oid in stream.tables.items()},
+            {name: int(mark.partition("/")[0]) for name, mark in stream.tables.items()},
             log.get_loader,
             source.list_columns,
             config.limits.event_bytes,
@@ -452,11 +445,8 @@ class OpenStream:
         if now - self._measured_at < _MEASURE_SECONDS:
             return
         self._measured_at = now
-        with self._source.connect() as connection:
-            found = inspect_source(connection, self._source.capture, self._tables)
-        if found.problems:
-            raise NotPrepared(*found.problems)
-        if _name_oids(found) != dict(self._stream.tables) or not self._stream.identity.endswith(
+        found = inspect_or_forget(self._engine, self._source, self._at.name, self._tables)
+        if found.name_tables() != dict(self._stream.tables) or not self._stream.identity.endswith(
             f"publication {found.publication}"
         ):
             raise LogDown("its tables or its publication were made anew")
@@ -503,5 +493,18 @@ def _describe_interruption(error: Exception) -> str:
     return "another process has taken this stream over"
 
 
-def _name_oids(found: SourcePreparation) -> dict[str, str]:
-    return {name: str(oid) for name, oid in sorted(found.oids.items())}
+def inspect_or_forget(
+    engine: Engine, source: PostgresSource, name: str, tables: Sequence[CapturedTable]
+) -> SourcePreparation:
+    """Looks at what a source has.
+
+    Raises:
+        NotPrepared: It lacks something. Which tables are not captured any more is written down before.
+    """
+    with source.connect() as connection:
+        found = inspect_source(connection, source.capture, tables)
+    if found.problems:
+        gone = [table.name for table in tables if table.name not in found.oids]
+        in_transaction(engine, lambda connection: streams.forget_tables(connection, name, gone))
+        raise NotPrepared(*found.problems)
+    return found

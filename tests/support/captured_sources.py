@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.database import embedded
 
-PATIENCE = 30.0
+PATIENCE = 15.0
 ITEMS = "CREATE TABLE items (sku text PRIMARY KEY, store text, v timestamptz DEFAULT clock_timestamp(), name text)"
 _numbers = itertools.count(1)
 
@@ -125,11 +126,19 @@ def start_server(folder: Path, *settings: str) -> str:
         return embedded.start(folder)
 
 
+@contextmanager
+def own_server() -> Iterator[SourceServer]:
+    """A server in a folder that other sessions of pytest do not close to its user."""
+    with tempfile.TemporaryDirectory(prefix="captured-", ignore_cleanup_errors=True) as home:
+        folder = Path(home) / "postgres"
+        yield SourceServer(start_server(folder), folder)
+        embedded.stop(folder)
+
+
 @pytest.fixture(scope="session")
-def wheel_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SourceServer]:
-    folder = tmp_path_factory.mktemp("captured") / "postgres"
-    yield SourceServer(start_server(folder), folder)
-    embedded.stop(folder)
+def wheel_server() -> Iterator[SourceServer]:
+    with own_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
