@@ -3,8 +3,6 @@
 The sensor ``captured_changes`` reports both (``sensors/capture.py``). The check can be executed by hand, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
