@@ -141,12 +141,14 @@ class ColumnChangeSettings(Model):
     """Changes of a table by its version column, which needs an index. Deletes are found by the source check only."""
 
     by: Literal["column"]
+    """``column``: by the part's version column."""
 
 
 class LogChangeSettings(Model):
     """Changes of a table by the database's log."""
 
     by: Literal["log"]
+    """``log``: by the database's log, as a stream (``capture`` of the source)."""
     tables: dict[str, str] = {}
     """For a part with a ``query``: its tables, and for each the column that has the record's key, such as
     ``{orders: id, order_lines: order_id}``. A change of a row leads to a read of its record."""

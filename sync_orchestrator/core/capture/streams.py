@@ -183,19 +183,19 @@ def open_stream(
     ):
         return False
     known = {} if before is None or lost is not None else before.tables
-    new = [table for table in entities_by_table if known.get(table) != stream.tables.get(table)]
+    new = sorted(table for table in entities_by_table if known.get(table) != stream.tables.get(table))
     unproven = sorted({entity for table in new for entity in entities_by_table[table]})
-    reason = lost or f"changes of {', '.join(sorted(new))} are captured only since then"
+    reason = lost or f"changes of {', '.join(new)} are captured only since then"
     mark_groups_unproven(connection, unproven, f"source {stream.name}: {reason}")
     if lost is not None:
-        alerts.raise_alert(
-            connection,
-            "capture_lost",
-            stream.name,
-            f"{stream.name}: captured changes are missing",
-            examples=[lost, *(f"not validated until a full sync: {entity}" for entity in entities)],
-        )
+        _alert_of_loss(connection, stream.name, lost, entities)
     return True
+
+
+def _alert_of_loss(connection: Connection, name: str, lost: str, entities: Sequence[str]) -> None:
+    unproven = [f"not validated until a full sync: {entity}" for entity in entities]
+    title = f"{name}: captured changes are missing"
+    alerts.raise_alert(connection, "capture_lost", name, title, examples=[lost, *unproven])
 
 
 def note_truncation(connection: Connection, name: str, tables: Sequence[str], entities: Sequence[str]) -> None:
