@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -63,10 +63,16 @@ class CapturedChange:
 def combine(earlier: CapturedChange | None, later: CapturedChange) -> CapturedChange:
     """What is left of two changes of a part that are recorded at once: the later one, but for a doubted delete.
 
-    A row of another table that changes after the record's own row was deleted leads to the same read.
+    A row of another table that changes after the record's own row was deleted leads to the same read. A delete that
+    tells no version has that of the row that was there before: the commit's time would hide a row that comes again
+    with an older one.
     """
-    if earlier is not None and earlier.is_doubted and later.is_thin:
+    if earlier is None:
+        return later
+    if earlier.is_doubted and later.is_thin:
         return earlier
+    if later.action == "delete" and later.version is None:
+        return replace(later, version=earlier.version)
     return later
 
 

@@ -44,7 +44,7 @@ def capture_run(
 ) -> None:
     """Record the changes of source databases by their logs, until SIGINT or SIGTERM.
 
-    `sync-orchestrator capture` and `capture NAME` are short for it. `up` runs it where a source is captured. Of several
+    The word "run" may be left out. `up` runs it where a source is captured. Of several
     processes one reads a stream; another takes over when that one ends.
     """
     from sync_orchestrator import composition

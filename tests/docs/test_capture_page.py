@@ -91,9 +91,7 @@ def test_a_stranger_follows_the_page(
     assert source.find_slot() is None
 
 
-def test_the_page_tells_of_records_of_several_tables(
-    source: CapturedSource, engine: Engine, tmp_path: Path
-) -> None:
+def test_the_page_tells_of_records_of_several_tables(source: CapturedSource, engine: Engine, tmp_path: Path) -> None:
     source.execute(LINES)
     config = written(tmp_path, source, "order_lines: order_id")
     status, printed = say("capture", "prepare", "shop", folder=tmp_path)

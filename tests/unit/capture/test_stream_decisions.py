@@ -119,7 +119,7 @@ def test_a_doubted_delete_outlives_what_leads_to_the_same_read() -> None:
     line = CapturedChange("order", "shop", "7", "create", None)
     row = CapturedChange("order", "shop", "7", "create", 3, {"id": 7})
     assert combine(gone, line) is gone
-    assert combine(line, gone) is gone
+    assert combine(line, gone) == gone
     assert combine(gone, row) is row
     assert combine(None, line) is line
 
@@ -127,3 +127,10 @@ def test_a_doubted_delete_outlives_what_leads_to_the_same_read() -> None:
 def test_a_row_outside_of_a_transaction_is_refused() -> None:
     with pytest.raises(DecodeFailed):
         assembler_from().add(RowChange("insert", 1, None, False, (b"a",)))
+
+
+def test_a_delete_without_a_version_has_that_of_the_row_that_was_there() -> None:
+    row = CapturedChange("item", "shop", "7", "create", 3, {"id": 7})
+    gone = CapturedChange("item", "shop", "7", "delete", None)
+    assert combine(row, gone) == replace(gone, version=3)
+    assert combine(row, replace(gone, version=4)).version == 4
