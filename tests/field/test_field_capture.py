@@ -55,8 +55,8 @@ def assemble(engine: Engine) -> Iterator[Assemble]:
 
     yield assemble_context
     for context in made:
-        for source in context.entities["item"].sources.values():
-            asyncio.run(source.close())
+        for system in context.entities["item"].sources.values():
+            asyncio.run(system.close())
 
 
 def work_off(context: Context, is_done: Callable[[], bool]) -> None:

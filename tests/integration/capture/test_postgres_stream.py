@@ -31,9 +31,13 @@ from captured_sources import (
 from captured_sources import _quick as _quick
 from sqlalchemy import Engine
 
+from sync_orchestrator.brokers.consume import retry_rejected
 from sync_orchestrator.capture import recording
 from sync_orchestrator.capture import stream as stream_module
 from sync_orchestrator.capture.postgres import PostgresSource
+from sync_orchestrator.capture.rejected_rows import is_rejected_row, reread_row
+from sync_orchestrator.config import Config
+from sync_orchestrator.core.intake.rejected_messages import Rejected
 
 __all__ = ["machine_server", "shop", "source", "wheel_server", "wheel_shop", "wheel_source"]
 
@@ -356,3 +360,32 @@ def test_a_commit_that_others_do_not_see_yet_is_not_recorded(
         finally:
             wheel_server.execute("ALTER SYSTEM RESET synchronous_standby_names")
             wheel_server.execute("SELECT pg_reload_conf()")
+
+
+def test_a_rejected_row_is_read_anew_when_it_is_retried(shop: CapturedSource, engine: Engine) -> None:
+    config = captured_config(shop)
+    shop.execute("INSERT INTO items VALUES ('gone', 'A')")
+    begun(engine, config, shop)
+    shop.execute("ALTER TABLE items DROP COLUMN name; INSERT INTO items VALUES ('a', 'A'); DELETE FROM items")
+    with reading(engine, config):
+        eventually(lambda: len(rejected(engine)) == 3, "three rejections")
+
+    def reread(found: Rejected, config: Config) -> Any:
+        assert is_rejected_row(found)
+        return reread_row(found, config)
+
+    assert retry_rejected(engine, config, None, "capture shop", reread) == (3, 0)
+    rows = sorted((row.key, row.action, row.thin) for row in recorded(engine))
+    assert rows == [("a", "create", True), ("a", "delete", True), ("gone", "delete", True)]
+    assert not open_alerts(engine, "rejected")
+
+
+def test_a_row_that_no_part_wants_any_more_stays_rejected(shop: CapturedSource, engine: Engine) -> None:
+    config = captured_config(shop)
+    begun(engine, config, shop)
+    shop.execute("INSERT INTO items VALUES ('a', 'A', NULL)")
+    with reading(engine, config):
+        eventually(lambda: rejected(engine), "the rejection")
+    other = captured_config(shop, part={"sql": {"table": "others"}})
+    assert retry_rejected(engine, other, None, None, reread_row) == (0, 1)
+    assert rejected(engine) == ["table items of shop is not captured for item any more"]
