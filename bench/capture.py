@@ -145,6 +145,7 @@ class Stream:
             "COMMIT; END LOOP; END $$"
         )
         self.source.execute(statement.encode())
+        self.source.execute("RESET synchronous_commit")  # the log tells a commit once it is on disk
 
 
 def wait_until(check: Callable[[], bool], pause_seconds: float) -> None:
