@@ -113,3 +113,23 @@ def test_the_check_fails_while_a_stream_was_never_open(system: SystemResource) -
     observation, evaluation, _ = tick(system)
     assert (observation, evaluation.passed) == (None, False)
     assert "was never open" in evaluation.description
+
+
+def test_dagster_stores_what_the_sensor_reports_and_the_check_can_be_executed_by_hand(
+    config: Config, system: SystemResource, engine: Engine
+) -> None:
+    query(engine, INSERT + " RETURNING name")
+    key = dg.AssetCheckKey(CAPTURED, CAPTURE_CHECK)
+    _, _, result = tick(system)
+    with dg.DagsterInstance.ephemeral() as instance:
+        for event in result.asset_events:
+            instance.report_runless_asset_event(event)
+        [observed] = instance.fetch_observations(CAPTURED, limit=10).records
+        assert observed.asset_key == CAPTURED
+        [record] = instance.event_log_storage.get_asset_check_execution_history(key, limit=10)
+        assert record.evaluation is not None
+        assert record.evaluation.passed
+        job = build_definitions(config, system).resolve_implicit_global_asset_job_def()
+        ran = job.get_subset(asset_check_selection={key}).execute_in_process(instance=instance)
+        assert ran.success
+        assert len(instance.event_log_storage.get_asset_check_execution_history(key, limit=10)) == 2
