@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from captured_sources import (
     SourceServer,
     begun,
     captured_config,
+    connect,
     eventually,
     is_open,
     machine_server,
@@ -28,7 +30,10 @@ from captured_sources import (
 from captured_sources import _quick as _quick
 from sqlalchemy import Engine
 
+from sync_orchestrator.capture.assembly import ChangeBatch
 from sync_orchestrator.capture.operations import drop_stream, reset_stream
+from sync_orchestrator.capture.postgres import VisibleTransactions
+from sync_orchestrator.capture.stream import OpenStream
 from sync_orchestrator.core.capture.streams import watch_streams
 from sync_orchestrator.errors import LogDown
 
@@ -253,8 +258,6 @@ def test_retained_log_is_alerted_and_says_that_a_transaction_is_open(
     wheel_shop: CapturedSource, wheel_server: SourceServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sync_orchestrator.capture.stream._MEASURE_SECONDS", 0.1)
-    from captured_sources import connect
-
     config = captured_config(wheel_shop, capture={"max_retained_bytes": 1024**2})
     with reading(engine, config):
         eventually(lambda: is_open(engine, wheel_shop), "the stream")
@@ -301,3 +304,51 @@ def test_a_stream_that_is_read_is_not_dropped(shop: CapturedSource, engine: Engi
         eventually(lambda: is_open(engine, shop), "the stream")
         with pytest.raises(LogDown, match="a process reads the stream shop"):
             drop_stream(engine, config, "shop")
+
+
+# Planted bugs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_that_acknowledges_before_it_records_is_found(
+    wheel_shop: CapturedSource, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = captured_config(wheel_shop)
+    with monkeypatch.context() as planted:
+
+        def acknowledge_first(self: OpenStream, recorder: object, batch: ChangeBatch) -> None:
+            if batch.has_content:
+                self._log.acknowledge(batch.position)
+                raise LogDown("it dies before it has recorded")
+
+        planted.setattr(OpenStream, "_record", acknowledge_first)
+        with reading(engine, config):
+            eventually(lambda: is_open(engine, wheel_shop), "the stream")
+            [before] = [wheel_shop.find_slot()]
+            wheel_shop.execute("INSERT INTO items VALUES ('lost', 'A')")
+            eventually(lambda: wheel_shop.find_slot()[1] != before[1], "the acknowledgement")  # type: ignore[index]
+    with reading(engine, config):
+        eventually(lambda: open_alerts(engine, "capture_lost"), "the alert")
+    assert "ahead of" in open_alerts(engine, "capture_lost")[0][1][0]
+
+
+def test_a_reader_that_does_not_look_what_is_visible_is_found(
+    wheel_shop: CapturedSource, wheel_server: SourceServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VisibleTransactions, "sees", lambda self, xid: True)
+    with reading(engine, captured_config(wheel_shop)):
+        eventually(lambda: is_open(engine, wheel_shop), "the stream")
+        wheel_server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        wheel_server.execute("SELECT pg_reload_conf()")
+        try:
+            with connect(wheel_shop.url) as blocked:
+                eventually(lambda: blocked.execute("SHOW synchronous_standby_names").fetchone() == ("nobody",), "it")
+                writer = threading.Thread(target=blocked.execute, args=("INSERT INTO items VALUES ('a', 'A')",))
+                writer.start()
+                eventually(lambda: received(engine) == 1, "the event, too early")
+                assert wheel_shop.execute("SELECT count(*) FROM items") == [(0,)]
+                wheel_server.execute("ALTER SYSTEM RESET synchronous_standby_names")
+                wheel_server.execute("SELECT pg_reload_conf()")
+                writer.join(15)
+        finally:
+            wheel_server.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            wheel_server.execute("SELECT pg_reload_conf()")
