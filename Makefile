@@ -57,6 +57,7 @@ test-wheel: wheel  ## install the wheel into a clean environment and try it ther
 
 bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; a quarter of an hour); ARGS=--quick: three minutes
 	$(BIN)/python -m bench.intake $(ARGS)
+	$(BIN)/python -m bench.capture $(ARGS)
 	$(BIN)/python -m bench.flood $(ARGS)
 	$(BIN)/python -m bench.drain $(ARGS)
 	$(BIN)/python -m bench.steady $(ARGS)
@@ -73,6 +74,7 @@ bench-long: .venv/dev  ## full sync, comparison and ledger of millions, an hour 
 	$(BIN)/python -m bench.full_sync --long
 	$(BIN)/python -m bench.comparison --long
 	$(BIN)/python -m bench.growth --long
+	$(BIN)/python -m bench.capture --long
 	$(BIN)/python -m bench.steady --long
 
 check: .venv/dev  ## style, spelling, docstrings, types, architecture, definitions, known vulnerabilities of the pinned packages

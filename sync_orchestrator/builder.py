@@ -11,17 +11,19 @@ import dagster as dg
 
 from sync_orchestrator.assets.alert_checks import alerts_check, report_alerts
 from sync_orchestrator.assets.archive_checks import archive_check, check_sources_job
+from sync_orchestrator.assets.capture_checks import capture_check
 from sync_orchestrator.assets.entity import entity_assets, full_sync_job
 from sync_orchestrator.assets.jobs.incremental import incremental_sync, maintenance_job
 from sync_orchestrator.assets.jobs.pause import pause_jobs
 from sync_orchestrator.assets.jobs.plan import plan_job
 from sync_orchestrator.assets.jobs.repair import repair_job
 from sync_orchestrator.assets.jobs.show_record import record_job
-from sync_orchestrator.assets.lineage import external_assets
+from sync_orchestrator.assets.lineage import captured_assets, external_assets
 from sync_orchestrator.assets.mirror_checks import mirror_check, validate_jobs
 from sync_orchestrator.config import Config
 from sync_orchestrator.resources.system import SystemResource
 from sync_orchestrator.sensors.alerts import failed_runs, recovered_runs
+from sync_orchestrator.sensors.capture import captured_changes
 from sync_orchestrator.sensors.changes import business_groups, change_events
 from sync_orchestrator.sensors.runs import dead_runs
 from sync_orchestrator.sensors.schedules import build_schedules
@@ -66,7 +68,10 @@ def build_operations(config: Config, system: SystemResource) -> dg.Definitions:
         config: The configuration.
         system: The resource that the definitions work through.
     """
+    captured = config.captured_sources()
     return dg.Definitions(
+        assets=captured_assets(config),
+        asset_checks=[capture_check(source) for source in captured],
         jobs=[
             incremental_sync,
             maintenance_job,
@@ -75,7 +80,15 @@ def build_operations(config: Config, system: SystemResource) -> dg.Definitions:
             *pause_jobs(config),
             *(job(config) for job in (plan_job, check_sources_job, repair_job, record_job)),
         ],
-        sensors=[change_events, business_groups, worker_report, dead_runs, failed_runs, recovered_runs],
+        sensors=[
+            change_events,
+            business_groups,
+            worker_report,
+            dead_runs,
+            failed_runs,
+            recovered_runs,
+            *([captured_changes] if captured else []),
+        ],
         schedules=build_schedules(config),
         resources={"system": system},
     )

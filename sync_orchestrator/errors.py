@@ -7,6 +7,9 @@ SyncError
 ├── MappingFailed      a record that the mapping cannot turn into a payload
 ├── CallFailed         a call to a source system or the third party that brought no usable answer
 ├── BrokerDown         a message broker that cannot be worked with now
+├── LogDown            a database's log that cannot be read now
+│   └── NotPrepared    a source's database lacks what capturing its changes needs
+├── LogLost            changes of a database's log are missing for good
 ├── NotFound           a name of something that is not here
 ├── UsageError         a command or function was called with arguments that do not go together
 ├── NotYet             more traffic shall take a new path whose data is not known to be right
@@ -64,6 +67,23 @@ class MappingFailed(SyncError):
 
 class BrokerDown(SyncError):
     """A message broker does not answer, or does not let us do what we are configured to; later it may."""
+
+
+class LogDown(SyncError):
+    """A source database's log cannot be read now; later it may. Nothing is lost by that."""
+
+
+class NotPrepared(LogDown):
+    """A source's database lacks what capturing its changes needs; each message is a sentence with its hint."""
+
+    @property
+    def problems(self) -> list[str]:
+        """What is missing, a sentence each."""
+        return [str(message) for message in self.args]
+
+
+class LogLost(SyncError):
+    """Changes between the recorded position of a stream and the present are missing for good; the message says why."""
 
 
 class NotFound(SyncError):

@@ -13,7 +13,13 @@ from pydantic import Field
 from sync_orchestrator.assets.cancellation import cancelable
 from sync_orchestrator.assets.freshness import freshness_of
 from sync_orchestrator.assets.full_sync_run import FullSyncRun
-from sync_orchestrator.assets.lineage import archive_key, archive_metadata, mirror_key, mirror_metadata, source_key
+from sync_orchestrator.assets.lineage import (
+    archive_dependencies,
+    archive_key,
+    archive_metadata,
+    mirror_key,
+    mirror_metadata,
+)
 from sync_orchestrator.assets.options import ALLOW_DELETIONS
 from sync_orchestrator.assets.partitions import business_groups_of, groups_of
 from sync_orchestrator.assets.totals import observe_totals
@@ -87,7 +93,7 @@ def _build_asset_specs(name: str, entity: EntitySettings, system: ThirdPartySett
     common: dict[str, Any] = {"group_name": name, "owners": entity.owners, "tags": {"entity": name}}
     archive = dg.AssetSpec(
         archive_key(name),
-        deps=[source_key(name, part) for part in entity.parts],
+        deps=archive_dependencies(name, entity),
         kinds={"postgres"},
         **common,
         description=_ARCHIVE.format(name=name, parts=", ".join(entity.parts)),

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from sync_orchestrator.config import Config, EntitySettings
-from sync_orchestrator.config.sources import FileSourceSettings, Source, SqlSourceSettings
+from sync_orchestrator.config.sources import FileSourceSettings, LogChangeSettings, Source, SqlSourceSettings
 from sync_orchestrator.config.targets import ThirdPartySettings
 from sync_orchestrator.core.values.mapping_columns import Path, columns_of, paths_of
 
@@ -37,6 +37,19 @@ def mirror_key(entity: str) -> dg.AssetKey:
 def source_key(entity: str, source: str) -> dg.AssetKey:
     """The records of an entity at one of its source systems."""
     return dg.AssetKey([entity, "source", source])
+
+
+def captured_key(source: str) -> dg.AssetKey:
+    """The changes that are captured from the log of a source system's database."""
+    return dg.AssetKey([source, "captured"])
+
+
+def archive_dependencies(name: str, entity: EntitySettings) -> list[dg.AssetKey]:
+    """What the archive of an entity is made from: its source systems, and the changes captured there."""
+    captured = [
+        captured_key(part) for part, settings in entity.parts.items() if isinstance(settings.changes, LogChangeSettings)
+    ]
+    return [*(source_key(name, part) for part in entity.parts), *captured]
 
 
 def third_party_key(entity: str, system: str) -> dg.AssetKey:
@@ -67,6 +80,11 @@ def external_assets(name: str, entity: EntitySettings, config: Config) -> list[d
             },
         ),
     ]
+
+
+def captured_assets(config: Config) -> list[dg.AssetSpec]:
+    """The captured changes of each source system that has a stream, which nothing here materializes."""
+    return [_build_captured_spec(source, config) for source in config.captured_sources()]
 
 
 def archive_metadata(name: str, entity: EntitySettings) -> dict[str, Any]:
@@ -152,6 +170,19 @@ def _build_source_spec(name: str, entity: EntitySettings, part: str, system: Sou
             **_build_uri_metadata(system),
             "dagster/column_schema": dg.TableSchema([dg.TableColumn(field, "any") for field in fields]),
         },
+    )
+
+
+def _build_captured_spec(source: str, config: Config) -> dg.AssetSpec:
+    entities = [name for name, _, _ in config.captured_parts(source)]
+    return dg.AssetSpec(
+        captured_key(source),
+        deps=[source_key(name, source) for name in entities],
+        group_name="captured",
+        kinds={"postgres"},
+        description=f"The changes of {', '.join(entities)} that are captured from the log of {source}. The sensor "
+        "`captured_changes` reports each minute how far behind the stream is.",
+        metadata=_build_uri_metadata(config.sources[source]),
     )
 
 

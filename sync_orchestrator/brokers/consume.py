@@ -94,21 +94,31 @@ def read_message(message: Message, name: str, config: Config) -> Understood:
     return _build_rejected(message, name, reason)
 
 
+def reread_message(found: Rejected, config: Config) -> list[ChangeEvent]:
+    """The change events of a rejected message by the present configuration. Raises InvalidEvent."""
+    if found.consumer not in config.consumers:
+        raise InvalidEvent(f"there is no consumer '{found.consumer}' in sync.yaml any more")
+    message = Message(found.body, found.content_type, found.headers)
+    return events_of(message, config.consumers[found.consumer], config)
+
+
 def retry_rejected(
     engine: Engine,
     config: Config,
     ids: Sequence[int] | None,
     name: str | None = None,
+    reread: Callable[[Rejected, Config], Sequence[ChangeEvent]] = reread_message,
 ) -> tuple[int, int]:
-    """Puts rejected messages through again by the present configuration; returns how many went and how many not."""
+    """Puts rejected messages through again by the present configuration; returns how many went and how many not.
 
-    def reread_message(found: Rejected) -> Sequence[ChangeEvent]:
-        if found.consumer not in config.consumers:
-            raise InvalidEvent(f"there is no consumer '{found.consumer}' in sync.yaml any more")
-        message = Message(found.body, found.content_type, found.headers)
-        return events_of(message, config.consumers[found.consumer], config)
-
-    return rejected_messages.retry_rejected_messages(engine, reread_message, ids, name)
+    Args:
+        engine: The database.
+        config: The configuration.
+        ids: The messages; None for all.
+        name: Only those of this consumer.
+        reread: The change events of a message; raises InvalidEvent where it still cannot be read.
+    """
+    return rejected_messages.retry_rejected_messages(engine, lambda found: reread(found, config), ids, name)
 
 
 class Consumption:

@@ -9,6 +9,7 @@ import typer
 
 from sync_orchestrator.cli import (
     adoption,
+    capture,
     configuration,
     database,
     events,
@@ -38,6 +39,7 @@ for name, subcommand in (
     ("events", events),
     ("records", records),
     ("rejected", rejected),
+    ("capture", capture),
     ("rollout", rollout),
     ("keys", keys),
     ("db", database),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,11 @@ from sync_orchestrator.cli.existing import existing_database, existing_database_
 from sync_orchestrator.cli.options import Json
 from sync_orchestrator.cli.terminal import as_json, print_line, print_table
 from sync_orchestrator.errors import UsageError
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config import Config
+    from sync_orchestrator.core.intake.rejected_messages import Rejected
+    from sync_orchestrator.core.ledger.recording import ChangeEvent
 
 Ids = Annotated[list[int] | None, typer.Argument(help="Numbers of messages, as `rejected list` shows them.")]
 Consumer = Annotated[str | None, typer.Option(help="Only those of this consumer.")]
@@ -54,12 +59,16 @@ def rejected_retry(
 ) -> None:
     """Put messages through again, after the configuration was fixed. Exit status: 1 some still cannot be read."""
     from sync_orchestrator import composition
-    from sync_orchestrator.brokers.consume import retry_rejected
+    from sync_orchestrator.brokers.consume import reread_message, retry_rejected
+    from sync_orchestrator.capture.rejected_rows import is_rejected_row, reread_row
+
+    def reread(found: Rejected, config: Config) -> list[ChangeEvent]:
+        return reread_row(found, config) if is_rejected_row(found) else reread_message(found, config)
 
     if not ids and not every:
         raise UsageError("name messages by number, or say --all")
     config = composition.load_config()
-    went, left = retry_rejected(existing_database(), config, ids or None, consumer)
+    went, left = retry_rejected(existing_database(), config, ids or None, consumer, reread)
     print_line(f"{went} messages recorded, {left} still cannot be read")
     raise typer.Exit(1 if left else 0)
 

@@ -86,6 +86,11 @@ def status(json: Json = False) -> None:
     )
     print_table("messages that cannot be read", ["consumer", "count"], list(found["rejected"].items()))
     print_table(
+        "captured changes",
+        ["source", "position", "events", "behind", "the source keeps", "read", "what is wrong"],
+        [[name, *_describe_stream(row)] for name, row in found["streams"].items()],
+    )
+    print_table(
         "outcomes to be sent",
         ["receiver", "count", "error"],
         [[name, row["unsent"], row["error"]] for name, row in found["outcomes"].items()],
@@ -115,3 +120,15 @@ def status(json: Json = False) -> None:
 
 def _describe_pushes(system: dict[str, Any]) -> str:
     return "suspended" if system["suspended_since"] else "paused" if system["paused"] else "on"
+
+
+def _describe_stream(stream: dict[str, Any]) -> list[object]:
+    retained = stream["retained_bytes"]
+    return [
+        stream["position"],
+        stream["events"],
+        f"{stream['behind_seconds']:.0f} s",
+        "" if retained is None else f"{retained / 1024**2:.1f} MiB",
+        "yes" if stream["read"] else "no",
+        f"changes are missing: {stream['lost']}" if stream["lost"] else stream["error"] or "",
+    ]

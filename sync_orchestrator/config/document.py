@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -12,7 +13,7 @@ from sync_orchestrator.config.brokers import ConsumerSettings, OutcomeReceiverSe
 from sync_orchestrator.config.entities import EntitySettings, RetrySettings
 from sync_orchestrator.config.place_marks import line_mark
 from sync_orchestrator.config.routes import RouteSettings
-from sync_orchestrator.config.sources import Source
+from sync_orchestrator.config.sources import LogChangeSettings, PartSettings, Source, SqlSourceSettings
 from sync_orchestrator.config.targets import ThirdPartySettings
 from sync_orchestrator.config.types import AllowedHost, Model, Name, Seconds, webhook_key
 
@@ -148,6 +149,7 @@ class Config(Model):
             *self._find_broker_problems(),
             *self._find_route_problems(),
             *self._find_timeout_problems(),
+            *self._find_capture_problems(),
         ]:
             raise ValueError("\n".join(wrong))
         return self
@@ -250,6 +252,32 @@ class Config(Model):
                     f"a second look at it last. Set limits.lease to more than {2 * timeout:g} s, or timeout to less "
                     f"than {lease / 2:g} s"
                 )
+
+    def _find_capture_problems(self) -> Iterator[str]:
+        slots: dict[tuple[str, str], str] = {}
+        for name, source in self.sources.items():
+            if not isinstance(source, SqlSourceSettings) or source.capture is None:
+                continue
+            server = urlsplit(source.capture.url or source.url)
+            slot = (server.netloc.rpartition("@")[2] + "?" + server.query, source.capture.slot)
+            if (first := slots.setdefault(slot, name)) != name:
+                yield (
+                    f"sources.{name}.capture.slot: sources.{first} has the same slot of this server, and a slot has "
+                    "one reader. Give each a slot of its own"
+                )
+
+    def captured_parts(self, source: str) -> list[tuple[str, PartSettings, LogChangeSettings]]:
+        """The parts of a source system whose changes its database's log tells, each with its entity."""
+        found = []
+        for name, entity in self.entities.items():
+            part = entity.parts.get(source)
+            if part is not None and isinstance(part.changes, LogChangeSettings):
+                found.append((name, part, part.changes))
+        return found
+
+    def captured_sources(self) -> list[str]:
+        """The source systems whose database's log is read."""
+        return [name for name in self.sources if self.captured_parts(name)]
 
     def entities_of(self, source: str) -> list[str]:
         """The entities that a source system is a part of."""

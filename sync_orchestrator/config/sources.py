@@ -154,7 +154,7 @@ class LogChangeSettings(Model):
     """Changes of a table by the database's log."""
 
     by: Literal["log"]
-    """By the log."""
+    """``log``: by the database's log, as a stream (``capture`` of the source)."""
     tables: dict[str, str] = {}
     """For a part with a ``query``: its tables, and for each the column that has the record's key, such as
     ``{orders: id, order_lines: order_id}``. A change of a row leads to a read of its record."""
@@ -301,6 +301,8 @@ class PartSettings(Model):
                 raise ValueError(f"'{call}' is a call of a source system of kind rest: leave it out")
         if system.kind != "class":  # a class may have a method of this name
             self._check_changes(system.kind)
+        if isinstance(self.changes, LogChangeSettings):
+            self._check_log(self.changes, system)
 
     def _check_changes(self, kind: str) -> None:
         if isinstance(self.changes, ColumnChangeSettings | LogChangeSettings) and kind != "sql":
@@ -316,3 +318,15 @@ class PartSettings(Model):
             if self.changes is not None:
                 raise ValueError(f"'{name}' has no effect with changes by 'log': leave it out")
             raise ValueError(f"'{name}' has no effect without 'changes': {_HOW_TO_POLL[kind]}")
+
+    def _check_log(self, changes: LogChangeSettings, system: Any) -> None:
+        assert self.sql is not None
+        if system.capture is None:
+            raise ValueError("changes: 'by: log' needs the source's stream: say 'capture: {}' at the source system")
+        if self.sql.query is not None and not changes.tables:
+            raise ValueError(
+                "changes.tables: is needed for sql.query: each table that it reads, with the column that has the "
+                "record's key, the record's own table first"
+            )
+        if not system.url.startswith("postgresql+psycopg://"):
+            raise ValueError("changes: 'by: log' needs a Postgres whose url begins with postgresql+psycopg://")

@@ -133,7 +133,9 @@ def start_all(port: int = 3000, api_port: int = 8700, *, told: Tell = print) -> 
         write_private_file(home / "up.pid", f"{guard.pid} {guard.create_time()}")
         _start_database(system, told)
         _prepare_dagster_instance(system, told)
-        _start_programs(system, spaces, port, api_port, consumes=bool(config.consumers))
+        _start_programs(
+            system, spaces, port, api_port, consumes=bool(config.consumers), captures=bool(config.captured_sources())
+        )
         wait_ready(system.tree, told)
     except BaseException:
         system.stop()
@@ -190,7 +192,9 @@ def _prepare_dagster_instance(system: RunningSystem, told: Tell) -> None:
     told(f"Dagster's instance ready in {system.environment['DAGSTER_HOME']}; {last_lines(program.log).strip()}")
 
 
-def _start_programs(system: RunningSystem, spaces: Path, port: int, api_port: int, *, consumes: bool) -> None:
+def _start_programs(
+    system: RunningSystem, spaces: Path, port: int, api_port: int, *, consumes: bool, captures: bool
+) -> None:
     bin_folder = Path(sys.executable).parent
     tree, load = system.tree, ["-w", str(spaces)]
     tree.start_program(
@@ -204,6 +208,8 @@ def _start_programs(system: RunningSystem, spaces: Path, port: int, api_port: in
     tree.start_program("worker", [sys.executable, "-m", "sync_orchestrator", "worker"])
     if consumes:
         tree.start_program("consume", [sys.executable, "-m", "sync_orchestrator", "consume"])
+    if captures:
+        tree.start_program("capture", [sys.executable, "-m", "sync_orchestrator", "capture"])
     tree.start_program("daemon", [str(bin_folder / "dagster-daemon"), "run", *load])
 
 

@@ -82,6 +82,19 @@ def test_status_for_people_shows_what_is_wrong(world: World, command: Command) -
     assert "The oldest due work" in said
 
 
+def test_status_shows_streams_of_captured_changes(world: World, command: Command) -> None:
+    world.query(
+        "INSERT INTO sync.streams (name, identity, position, events, retained, behind, lost) "
+        "VALUES ('shop', 'x', '0/10', 5, 1048576, 2, 'the replication slot is gone') RETURNING name"
+    )
+    found = json.loads(command("status", "--json").stdout)["streams"]["shop"]
+    assert (found["position"], found["retained_bytes"], found["read"]) == ("0/10", 1024**2, False)
+    assert (found["behind_seconds"], found["lost"]) == (2.0, "the replication slot is gone")
+    said = command("status").stdout
+    assert "captured changes" in said
+    assert "1.0 MiB" in said
+
+
 def test_text_of_others_cannot_steer_the_terminal(world: World, command: Command) -> None:
     world.erp.before = lambda verb, key: type(answer(422))(answer(422).kind, "\x1b[2J[bold]no[/nonsense]\r\nway")
     world.put_record("a")

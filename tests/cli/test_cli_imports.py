@@ -57,7 +57,9 @@ def loaded_by(folder: Path, *words: str, **environment: str) -> set[str]:
     return set(json.loads(names.read_text()))
 
 
-@pytest.mark.parametrize("words", [("--help",), ("full-sync", "--help"), ("records", "--help"), ("init", "--help")])
+@pytest.mark.parametrize(
+    "words", [("--help",), ("full-sync", "--help"), ("records", "--help"), ("capture", "--help"), ("init", "--help")]
+)
 def test_help_imports_neither_database_nor_configuration_nor_adapters(words: tuple[str, ...], tmp_path: Path) -> None:
     assert loaded_by(tmp_path, *words) & (CONFIGURATION | CLIENTS | REST | DATABASE) == set()
 
@@ -72,6 +74,7 @@ def test_help_imports_neither_database_nor_configuration_nor_adapters(words: tup
         ("records", "show", "item", "a"),
         ("records", "list"),
         ("rejected", "list"),
+        ("capture", "list"),
         ("keys", "list"),
     ],
 )

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -111,6 +111,17 @@ class SourceDatabase:
         return CallFailed(
             _classify_error(error, came), f"{what}: {self.sanitize_text(came.strip().partition(chr(10))[0])}"
         )
+
+
+def open_source_engine(name: str, settings: SqlSourceSettings) -> Engine:
+    """An engine on a source system's database, whose sessions give values the forms that reads of parts have.
+
+    Raises:
+        ConfigError: The URL is none, or its driver is not installed.
+    """
+    place = f"sources.{name}"
+    url = parse_database_url(place, settings.url)
+    return create_database_engine(place, url, connections=settings.connections, timeout=settings.timeout)
 
 
 def _shut_down_sockets(sockets: list[socket.socket]) -> None:

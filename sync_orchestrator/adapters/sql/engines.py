@@ -128,6 +128,16 @@ def create_database_engine(
     return engine
 
 
+def list_form_settings(url: str) -> list[str]:
+    """The statements that give a session of Postgres the forms of values that reads of parts have."""
+    chosen = "timezone" in str(make_url(url).query.get("options", "")).lower()
+    return [
+        statement
+        for statement in _SESSION["postgresql"]
+        if "statement_timeout" not in statement and not (chosen and "TimeZone" in statement)
+    ]
+
+
 def transaction_settings(dialect: str, timeout: float) -> list[str]:
     """Returns the statements that give one transaction the forms of values, where a pooler shares the session."""
     if dialect != "postgresql":

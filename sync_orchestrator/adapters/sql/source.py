@@ -33,14 +33,13 @@ from sqlalchemy.types import NullType
 
 from sync_orchestrator.adapters.custom.base import Source
 from sync_orchestrator.adapters.row_reader import (
-    Rows,
-    build_unusable_part,
     missing_fields,
     once_each,
     select_requested_rows,
 )
 from sync_orchestrator.adapters.sql.changes import has_index_on, list_open_transactions, place_in_column
 from sync_orchestrator.adapters.sql.database import SourceDatabase
+from sync_orchestrator.adapters.sql.rows import SqlRows
 from sync_orchestrator.config import PartSettings
 from sync_orchestrator.config.sources import ColumnChangeSettings, SqlPartSettings
 from sync_orchestrator.core.ports import OpenTransactions, PartRead, Ungrouped
@@ -94,8 +93,7 @@ class SqlSource(Source):
         self._database = database
         self._part = part
         self._page = part.sql.page
-        self._rows = Rows(part)
-        self._zone = part.tz
+        self._rows = SqlRows(part)
         self._key: ColumnElement[Any] = column(part.key)
         self._group: ColumnElement[Any] | None = column(part.group) if part.group else None
         self._from = _build_from_clause(part.sql)
@@ -212,7 +210,8 @@ class SqlSource(Source):
             return []
         chosen = self._build_select().where(self._key.in_(bindparam("keys", values, NullType(), expanding=True)))
         rows = [
-            self._part_of(row) for row in self._trim_padding(connection, self._fetch_whole_rows(connection, chosen))
+            self._rows.part_of(row)
+            for row in self._trim_padding(connection, self._fetch_whole_rows(connection, chosen))
         ]
         return once_each(select_requested_rows(keys, rows))  # a collation may take other keys for these
 
@@ -245,7 +244,7 @@ class SqlSource(Source):
         samples = connection.execute(some).scalars().all()
         if not samples:
             return None
-        return place_in_column(since, self._part.version.kind, samples, self._zone, self._what)
+        return place_in_column(since, self._part.version.kind, samples, self._part.tz, self._what)
 
     def _read_changes(
         self, connection: Connection, bound: object, last: tuple[object, object] | None
@@ -264,7 +263,7 @@ class SqlSource(Source):
 
     def _one_each(self, connection: Connection, rows: Sequence[dict[str, object]], *, whole: bool) -> list[PartRead]:
         """One part for each key. Rows of a key that a page does not show whole, or that are in other groups, count."""
-        parts = [self._part_of(row) for row in self._trim_padding(connection, (dict(row) for row in rows))]
+        parts = [self._rows.part_of(row) for row in self._trim_padding(connection, (dict(row) for row in rows))]
         suspects = self._repeated_keys(connection, rows, parts)
         if not suspects:
             return once_each(parts)
@@ -423,23 +422,6 @@ class SqlSource(Source):
                 ),
             )
         return _CONVERT[type(sample)]
-
-    def _part_of(self, row: dict[str, object]) -> PartRead:
-        plain = {}
-        for name, value in row.items():
-            try:
-                plain[name] = as_json(value, self._zone)
-            except Exception as error:  # a value of a driver's own: it spoils its row alone
-                return build_unusable_part(
-                    str(plain.get(self._part.key, row.get(self._part.key, ""))),
-                    f"column '{name}' cannot be read: {type(error).__name__}: {error}",
-                )
-        exact = {
-            name: value
-            for name in (self._part.key, self._part.group)
-            if name is not None and isinstance(value := row.get(name), Decimal)
-        }
-        return self._rows.part_of(plain, names=exact)
 
 
 def _build_from_clause(sql: SqlPartSettings) -> FromClause | TextClause:

@@ -1,10 +1,13 @@
-"""Tries out the logins of all systems, then each entity: first its sources, then its third party."""
+"""Tries out the logins of all systems, then captured logs, then each entity: its sources, and its third party."""
 
 from __future__ import annotations
+
+import asyncio
 
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.config import Config
+from sync_orchestrator.conformance.live_check.capture_steps import check_captures
 from sync_orchestrator.conformance.live_check.entity_steps import Trial
 from sync_orchestrator.conformance.live_check.report import CheckStep, LiveCheckReport, Told
 from sync_orchestrator.conformance.live_check.source_steps import SourceSteps
@@ -24,6 +27,7 @@ async def check_live(config: Config, group: str | None = None, *, told: Told | N
 
     sources, third_parties = build_sources(config), build_third_parties(config, paces_of(config))
     reached = await _log_in_systems(config, add_step)
+    await asyncio.to_thread(check_captures, config, add_step)
     accounts: set[str] = set()
     for name in config.entities:
         trial = Trial(config, name, sources[name], third_parties[name], reached, accounts, add_step)

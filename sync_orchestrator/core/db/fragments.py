@@ -37,6 +37,7 @@ def is_announced(part: str) -> str:
     """
     return (
         f"EXISTS (SELECT FROM sync.events e WHERE e.entity = {part}.entity AND e.key = {part}.key "
-        f"AND e.source = {part}.part AND e.action = 'delete' AND e.origin = 'notification' AND e.revision IS NULL "
+        f"AND e.source = {part}.part AND e.action = 'delete' "
+        f"AND e.origin IN ('notification', 'capture') AND e.revision IS NULL "
         f"AND (e.epoch, e.version) >= ({part}.epoch, {part}.version) OFFSET 0)"
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sync_orchestrator.core.archive.changes_from_reads import change_of_read
 from sync_orchestrator.core.failure_causes import cause_of
+from sync_orchestrator.core.ledger.event_rows import ANNOUNCED_ORIGINS
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.core.values.names import name_or_none
@@ -246,7 +247,7 @@ class EventDecider:
         """
         event = read.event
         if event.action == "delete" and event.source in read.parts and read.parts[event.source] is None:
-            is_inferred = event.origin != "notification"
+            is_inferred = event.origin not in ANNOUNCED_ORIGINS
             gone = Stamp(event.epoch, event.version, read.number, TOMBSTONE_HASH, inferred=is_inferred)
             return Merge((Change(event.key, event.source, "delete", gone, None, None, event.seq),))
         archived = stamps.get((event.key, event.source))
@@ -380,7 +381,7 @@ class EventDecider:
         group = event.group
         if event.source == self.rules.owner and event.data:
             group = name_or_none(self.group.search(event.data)) or group
-        is_inferred = event.action == "delete" and event.origin != "notification"
+        is_inferred = event.action == "delete" and event.origin not in ANNOUNCED_ORIGINS
         stamp = Stamp(event.epoch, event.version, event.read_sequence, content, event.seq, is_inferred)
         return Change(event.key, event.source, event.action, stamp, event.data, group, event.seq)
 

@@ -51,7 +51,8 @@ DELETE_LISTED_KEYS = "DELETE FROM sync.full_sync_keys WHERE sync_id = %(sync_id)
 COMPLETE_GROUP = """
 UPDATE sync.groups
 SET completed_at = sync.clock(), first_completed_at = coalesce(first_completed_at, sync.clock()),
-    sync_phase = NULL, sync_id = NULL, sync_cursor = NULL, sync_error = NULL
+    sync_phase = NULL, sync_id = NULL, sync_cursor = NULL, sync_error = NULL,
+    unproven_since = CASE WHEN unproven_since >= sync_started_at THEN unproven_since END
 WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s RETURNING group_key
 """
 

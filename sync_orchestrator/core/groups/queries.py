@@ -51,3 +51,9 @@ SELECT count(*) FROM sync.records WHERE entity = %(entity)s AND group_key = %(gr
 COUNT_GROUPS = """
 SELECT entity, count(*) AS groups, count(first_completed_at) AS synced FROM sync.groups GROUP BY entity
 """
+
+# What was lost of their sources only a full sync that begins later can restore.
+MARK_GROUPS_UNPROVEN = """
+UPDATE sync.groups SET unproven_since = sync.clock(), unproven_reason = %(reason)s, validated_at = NULL
+WHERE entity = ANY(%(entities)s)
+"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,3 +59,17 @@ def count_group_records(connection: Connection, entity: str, group: str) -> int:
 def count_groups(connection: Connection) -> dict[str, GroupCounts]:
     """Counts the business groups of each entity that has any."""
     return {row.entity: GroupCounts.from_row(row) for row in run(connection, queries.COUNT_GROUPS)}
+
+
+def mark_groups_unproven(connection: Connection, entities: Sequence[str], reason: str) -> None:
+    """Marks all known business groups of entities: changes of a source are missing, and nobody knows which.
+
+    They are not validated until a full sync that begins from now on has completed.
+
+    Args:
+        connection: A connection within a transaction.
+        entities: The entities.
+        reason: What is missing, for operators.
+    """
+    if entities:
+        run(connection, queries.MARK_GROUPS_UNPROVEN, entities=list(entities), reason=reason)

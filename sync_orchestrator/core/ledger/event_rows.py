@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from sync_orchestrator.core.version_guard import Action
 
+ANNOUNCED_ORIGINS = frozenset({"notification", "capture"})
+"""Origins of events by which a source itself says that a record is deleted; of others a deletion is inferred."""
+
 Awaiting = Literal["clock", "source", "record", "deletions"]
 """What an event waits for: its version to be in the past, its source, its record, or room under a cap of deletions."""
 

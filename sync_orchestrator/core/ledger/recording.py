@@ -51,6 +51,8 @@ class ChangeEvent:
     """The number of the read that brought it, drawn before that began; 0 for a notification."""
     content_id: bool = False
     """The id is made of the content, so it stands for a change only while that is the record's last one."""
+    is_doubted_delete: bool = False
+    """A deletion that its source is asked about: a row is gone, and the record may be there all the same."""
 
     def content_hash(self) -> bytes:
         """What tells a repeated delivery from other content under the same id."""
@@ -198,7 +200,7 @@ def _build_row(event: ChangeEvent) -> dict[str, object]:
         "group_key": event.group,
         "action": event.action,
         "version": event.version,
-        "thin": event.data is None and event.action != "delete",
+        "thin": event.data is None and (event.action != "delete" or event.is_doubted_delete),
         "data": event.data,
         "content_hash": event.content_hash().hex(),
         "origin": event.origin,

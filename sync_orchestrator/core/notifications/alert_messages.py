@@ -43,6 +43,12 @@ ACTIONS = {
     "poll_failing": "See that the source is up and lets us in: until it answers, its changes are not known here.",
     "rejected": "Read why (`sync-orchestrator rejected list`), fix the mapping or the sender, then retry or discard.",
     "consumer_down": "See that the broker is up, and the queue and the login are right: changes wait there until then.",
+    "capture_down": "Nothing is lost: the source keeps its log. Run `sync-orchestrator capture prepare` for what it "
+    "lacks; see that `sync-orchestrator capture` runs and that the source answers.",
+    "capture_behind": "Look at the source for a transaction that is open for long, and at this database for its load.",
+    "capture_lost": "Run full syncs of the entities that are named: until then nobody knows whether they are in sync. "
+    "Where the source was restored from a backup, begin a new epoch first (`sync-orchestrator epoch SOURCE`).",
+    "source_truncated": "Run full syncs of the entities that are named: they delete what is gone, within the caps.",
     "outcome_undeliverable": "Check that the receiver is up and accepts our calls. Only outcomes wait for it.",
     "lost_notifications": "A source changed records and told nobody: see that it posts an event for each change. What "
     "was lost is made up for unless `source_check.repair` says otherwise: with `ask`, launch the "
@@ -90,6 +96,10 @@ _TOGETHER = {
     "breaker_open": "{} third parties do not answer as they should",
     "run_failed": "runs of {} jobs failed",
     "rejected": "messages of {} consumers cannot be read",
+    "capture_down": "changes of {} sources are not captured",
+    "capture_behind": "captured changes of {} sources are behind",
+    "capture_lost": "captured changes of {} sources are missing",
+    "source_truncated": "tables of {} sources were emptied",
     "consumer_down": "{} brokers cannot be consumed from",
     "outcome_undeliverable": "{} receivers do not take outcomes",
     "adoption_needed": "pushes to {} third parties are suspended",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine
 
+from sync_orchestrator.core.capture.streams import watch_streams
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.intake import rejected_messages
 from sync_orchestrator.core.ledger import partitions
@@ -65,6 +66,7 @@ def watch_backlog(
             connection, name, entity.third_party.system, 2 * entity.validation.every + settings.silent_after
         )
     alert_stuck_waiting(connection, settings.waiting_after)
+    watch_streams(connection, settings.overdue_after)
     alerts.resolve_dead_alerts(connection)
     end_old_strays(connection)
 

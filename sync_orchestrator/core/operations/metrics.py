@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.lookups import seconds_oldest_is_due
 from sync_orchestrator.core.ledger.states import LATENCY_BUCKETS_SECONDS
+from sync_orchestrator.core.operations.captured_streams import StreamFigure, list_behind_seconds, list_retained_bytes
 from sync_orchestrator.core.operations.queries import metrics as queries
 from sync_orchestrator.core.push.dead_records import count_dead_by_state
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
 
-Query: TypeAlias = "str | Callable[[Connection], Sequence[Row[Any]]]"
+Query: TypeAlias = "str | Callable[[Connection], Sequence[Row[Any] | StreamFigure]]"
 """A query, or a function of the package that owns it; its rows have the labels and the count ``n``."""
 
 
@@ -100,6 +101,18 @@ _GAUGES: tuple[tuple[str, str, Query, tuple[str, ...]], ...] = (
         "How long ago a task of a worker last succeeded, such as the sending of alerts.",
         queries.LIST_WORKER_TASK_AGES,
         ("task",),
+    ),
+    (
+        "sync_capture_behind_seconds",
+        "For how long more has been changed at the source than was captured.",
+        list_behind_seconds,
+        ("source",),
+    ),
+    (
+        "sync_capture_retained_bytes",
+        "How much of its log the source keeps for the stream of captured changes.",
+        list_retained_bytes,
+        ("source",),
     ),
 )
 

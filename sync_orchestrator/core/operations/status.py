@@ -13,6 +13,7 @@ from sync_orchestrator.core.intake.rejected_messages import count_open_by_consum
 from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.ledger.lookups import seconds_oldest_is_due
 from sync_orchestrator.core.notifications import alerts, outcomes
+from sync_orchestrator.core.operations.captured_streams import read_stream_reports
 from sync_orchestrator.core.push.dead_records import summarize_dead_records
 from sync_orchestrator.core.systems.heartbeats import list_heartbeat_ages
 from sync_orchestrator.core.systems.overview import list_systems
@@ -61,6 +62,7 @@ def collect_status(engine: Engine) -> dict[str, Any]:
             "alerts": alerts.summarize_open_alerts(connection, _MAX_ALERTS),
             "rejected": count_open_by_consumer(connection),
             "outcomes": outcomes.count_unsent(connection),
+            "streams": {name: found.to_document() for name, found in read_stream_reports(connection).items()},
         }
 
 

@@ -3,7 +3,8 @@
 SELECT_NOW = "SELECT sync.clock() AS now"
 
 SELECT_GROUP = """
-SELECT first_completed_at,
+SELECT first_completed_at, unproven_reason,
+       unproven_since IS NOT NULL AS is_unproven, unproven_since AT TIME ZONE 'UTC' AS unproven_since,
        compared_at IS NULL OR compared_at < sync.clock() - make_interval(secs => %(full_comparison_every)s)
        AS full_comparison_due
 FROM sync.groups WHERE entity = %(entity)s AND group_key = %(group)s

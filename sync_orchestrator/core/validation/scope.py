@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction, run
@@ -77,8 +77,17 @@ async def begin_validation(
         is_synced = bool(rows) and rows[0].first_completed_at is not None
         is_full = full or (is_synced and bool(rows[0].full_comparison_due))
         obstacle = (
-            closed_reason(connection, entity.system_name) if is_synced else "its first full sync has not completed"
+            (closed_reason(connection, entity.system_name) or _describe_gap(rows[0]))
+            if is_synced
+            else "its first full sync has not completed"
         )
         return ValidationScope(context, entity, group, since, is_full, repair), obstacle
 
     return await asyncio.to_thread(in_transaction, context.engine, read_scope)
+
+
+def _describe_gap(row: Row[Any]) -> str | None:
+    """Why nobody can know whether the group is in sync, though the third party may hold all that the archive has."""
+    if not row.is_unproven:
+        return None
+    return f"no full sync has begun since {row.unproven_since:%Y-%m-%d %H:%M:%S} UTC: {row.unproven_reason}"

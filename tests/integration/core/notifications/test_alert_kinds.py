@@ -26,6 +26,7 @@ from sync_orchestrator.api.watchdog import Watchdog
 from sync_orchestrator.brokers.consume import Consumption, read_message
 from sync_orchestrator.brokers.messages import Message
 from sync_orchestrator.config import AlertSettings
+from sync_orchestrator.core.capture import streams
 from sync_orchestrator.core.intake import rejected_messages
 from sync_orchestrator.core.intake.polling import poll_due
 from sync_orchestrator.core.notifications import alerts, outcomes
@@ -279,6 +280,47 @@ def one_id_shows_another_key(make: Make) -> World:
     return world
 
 
+def hold_stream(world: World) -> int:
+    with world.engine.begin() as connection:
+        token = streams.claim_stream(connection, "shop", 60)
+    assert token is not None
+    return token
+
+
+def a_stream_is_read_by_nobody(make: Make) -> World:
+    world = make()
+    hold_stream(world)
+    world.advance_clock(HOUR)
+    minutely(world)
+    return world
+
+
+def a_stream_is_behind(make: Make) -> World:
+    world = make()
+    with world.engine.begin() as connection:
+        streams.note_figures(connection, "shop", ["the source keeps 3000 MiB of its log"])
+    return world
+
+
+def a_slot_is_gone(make: Make) -> World:
+    world = synced(make())
+    token = hold_stream(world)
+    stream = streams.CaptureStream("shop", "system 7", "0/1", None, 0, {"items": "1/2"})
+    with world.engine.begin() as connection:
+        streams.open_stream(
+            connection, stream, token, entities_by_table={"items": ["item"]}, lost="the replication slot is gone"
+        )
+    minutely(world)
+    return world
+
+
+def a_table_is_emptied(make: Make) -> World:
+    world = make()
+    with world.engine.begin() as connection:
+        streams.note_truncation(connection, "shop", ["items"], ["item"])
+    return world
+
+
 CAUSES: dict[str, Callable[[Make], World]] = {
     "dead": a_change_is_refused,
     "on_hold": a_create_is_lost_that_cannot_be_looked_up,
@@ -293,6 +335,10 @@ CAUSES: dict[str, Callable[[Make], World]] = {
     "poll_failing": a_source_does_not_say_what_has_changed,
     "rejected": a_message_is_no_event,
     "consumer_down": a_broker_is_down,
+    "capture_down": a_stream_is_read_by_nobody,
+    "capture_behind": a_stream_is_behind,
+    "capture_lost": a_slot_is_gone,
+    "source_truncated": a_table_is_emptied,
     "outcome_undeliverable": a_receiver_of_outcomes_is_down,
     "lost_notifications": a_source_tells_nobody,
     "rollout_fell_back": the_new_path_fails,

@@ -1,0 +1,5 @@
+"""Changes at the source: a database's log is read, and what it says becomes change events.
+
+``stream.py`` is the loop, and the only place that acknowledges. What is read stays as bytes in ``pgoutput.py`` (the
+decoder, pure), and becomes events in ``changes.py``; ``postgres.py`` speaks with the source, which is only read.
+"""

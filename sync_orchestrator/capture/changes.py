@@ -1,0 +1,282 @@
+"""From rows of the log to changes of records: the same values, keys, groups and versions that a SELECT would give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from sync_orchestrator.adapters.sql.rows import SqlRows
+from sync_orchestrator.capture.parts import CapturedPart, CapturedTable
+from sync_orchestrator.capture.pgoutput import UNCHANGED, Relation, Row, RowChange, Value
+from sync_orchestrator.core.intake.rejected_messages import Rejected
+from sync_orchestrator.core.ports import Json, PartRead
+from sync_orchestrator.core.values.names import NoName, canonical_name
+from sync_orchestrator.core.values.plain_json import as_json
+from sync_orchestrator.core.values.source_versions import version_of
+from sync_orchestrator.core.values.storable import sort_out
+from sync_orchestrator.core.version_guard import Action
+
+CONSUMER_PREFIX = "capture "
+"""What rows that cannot be used are kept under, with the source's name behind it."""
+
+Load = Callable[[bytes], object]
+
+_PADDED_TYPE = 1042  # CHAR(n)
+_MAX_SHOWN_LENGTH = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedChange:
+    """A change of a part of a record.
+
+    Attributes:
+        version: None for a delete whose old row does not tell one, and for a change that leads to a read.
+        data: The whole part; None for a delete, and where the part is to be read.
+        is_doubted: A delete of a row, after which the record may be there all the same: its source is asked.
+        is_time: The part's versions are times.
+    """
+
+    entity: str
+    source: str
+    key: str
+    action: Action
+    version: int | None
+    data: Json | None = None
+    group: str | None = None
+    is_doubted: bool = False
+    is_time: bool = True
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """What tells changes of one part of one record from others."""
+        return self.entity, self.source, self.key
+
+    @property
+    def is_thin(self) -> bool:
+        """Whether it leads to a read of the part."""
+        return self.data is None and self.action != "delete"
+
+
+def combine(earlier: CapturedChange | None, later: CapturedChange) -> CapturedChange:
+    """What is left of two changes of a part that are recorded at once: the later one, but for a doubted delete.
+
+    A row of another table that changes after the record's own row was deleted leads to the same read. A delete that
+    tells no version has that of the row that was there before: the commit's time would hide a row that comes again
+    with an older one.
+    """
+    if earlier is None:
+        return later
+    if earlier.is_doubted and later.is_thin:
+        return earlier
+    if later.action == "delete" and later.version is None:
+        return replace(later, version=earlier.version)
+    return later
+
+
+class UnusableRow(Exception):
+    """A row that tells no change, though it should; the message says why."""
+
+
+class TableReader:
+    """Reads the rows of one table as it is described by the log at present."""
+
+    def __init__(
+        self,
+        table: CapturedTable,
+        relation: Relation,
+        get_loader: Callable[[int], Load],
+        present_columns: frozenset[str],
+        most_bytes: int,
+    ) -> None:
+        """``present_columns``: those that the table has now. ``most_bytes``: larger rows are read, not taken along."""
+        self.table = table
+        self._relation = relation
+        self._names = [column.name for column in relation.columns]
+        self._places = {name: place for place, name in enumerate(self._names)}
+        self._loaders = [get_loader(column.type_oid) for column in relation.columns]
+        self._padded = {column.name for column in relation.columns if column.type_oid == _PADDED_TYPE}
+        self._is_whole = present_columns == frozenset(self._names)
+        self._most_bytes = most_bytes
+        self._rows = {part.entity: SqlRows(part.settings) for part in table.parts if part.is_row}
+
+    def read_change(self, change: RowChange) -> list[CapturedChange | Rejected]:
+        """The changes of records that a change of a row is, or why it is none."""
+        found: list[CapturedChange | Rejected] = []
+        for part in self.table.parts:
+            try:
+                found += self._read_row(part, change) if part.is_row else self._read_keys(part, change)
+            except UnusableRow as error:
+                found.append(self._reject(part, change, str(error)))
+        return found
+
+    def _read_row(self, part: CapturedPart, change: RowChange) -> list[CapturedChange]:
+        """A row is the part itself."""
+        if missing := sorted(part.needed - self._places.keys()):
+            raise UnusableRow(
+                f"table {self.table.name} has no column {', '.join(missing)} any more, which the key, group, version "
+                f"or mapping of {part.entity} needs"
+            )
+        old_key = None if change.old is None else self._key_of(part, change.old)
+        if change.new is None:
+            return [] if old_key is None else [self._deletion(part, old_key, change)]
+        new = _fill_unchanged(change.new, change.old if change.is_old_whole else None)
+        new_key = self._key_of(part, new)
+        found = []
+        if old_key is not None and old_key != new_key:
+            found.append(self._deletion(part, old_key, change))
+        if new_key is not None:
+            found.append(self._state(part, new_key, new))
+        return found
+
+    def _state(self, part: CapturedPart, key: str, row: Row) -> CapturedChange:
+        is_time = part.settings.version.kind == "time"
+        is_whole = self._is_whole and UNCHANGED not in row
+        if not is_whole or sum(len(value) for value in row if type(value) is bytes) > self._most_bytes:
+            return CapturedChange(part.entity, part.source, key, "create", self._version_of(part, row), is_time=is_time)
+        good, bad = sort_out([self._rows[part.entity].part_of(self._load_row(part, row))])
+        if bad:
+            raise UnusableRow(str(bad[0].problem))
+        [read] = good
+        return _change_of(part, read, is_time=is_time)
+
+    def _version_of(self, part: CapturedPart, row: Row) -> int | None:
+        """The version of a row that is read; None where the log does not tell it."""
+        place = self._places.get(part.settings.version.path)
+        if place is None or not isinstance(value := row[place], bytes):
+            return None
+        try:
+            told = as_json(self._loaders[place](value), part.settings.tz)
+            return version_of(told, part.settings.version.kind, part.settings.tz)
+        except Exception:  # it is read, and judged then
+            return None
+
+    def _deletion(self, part: CapturedPart, key: str, change: RowChange) -> CapturedChange:
+        version = None
+        if change.is_old_whole and change.old is not None and UNCHANGED not in change.old:
+            read = self._rows[part.entity].part_of(self._load_row(part, change.old))
+            version = None if read.problem else read.version
+        return CapturedChange(
+            part.entity, part.source, key, "delete", version, is_time=part.settings.version.kind == "time"
+        )
+
+    def _read_keys(self, part: CapturedPart, change: RowChange) -> list[CapturedChange]:
+        """A row names the records that are to be read."""
+        if part.key_column not in self._places:
+            raise UnusableRow(
+                f"table {self.table.name} has no column {part.key_column} any more, which has the key of {part.entity}"
+            )
+        old = None if change.old is None else self._key_of(part, change.old)
+        new = None if change.new is None else self._key_of(part, _fill_unchanged(change.new, change.old))
+        is_time = part.settings.version.kind == "time"
+        found = []
+        if old is not None and old != new:
+            found.append(
+                CapturedChange(part.entity, part.source, old, "delete", None, is_doubted=True, is_time=is_time)
+                if part.is_own_table
+                else CapturedChange(part.entity, part.source, old, "create", None, is_time=is_time)
+            )
+        if new is not None:
+            found.append(CapturedChange(part.entity, part.source, new, "create", None, is_time=is_time))
+        return found
+
+    def _key_of(self, part: CapturedPart, row: Row) -> str | None:
+        """The key; None for a row without one, which is no record."""
+        value = self._load_value(part.key_column, row[self._places[part.key_column]])
+        if value is None:
+            return None
+        try:
+            key = canonical_name(value if isinstance(value, Decimal) else as_json(value, part.settings.tz))
+        except NoName as error:
+            raise UnusableRow(f"no key at '{part.key_column}': {error}") from None
+        if key is None:
+            raise UnusableRow(f"no key at '{part.key_column}'")
+        return key
+
+    def _load_row(self, part: CapturedPart, row: Row) -> dict[str, object]:
+        values: dict[str, object] = {}
+        for name, load, value in zip(self._names, self._loaders, row, strict=True):
+            if type(value) is not bytes:
+                values[name] = None
+                continue
+            try:
+                values[name] = load(value)
+            except Exception as error:  # a value that its loader does not know: it spoils its row alone
+                raise UnusableRow(f"column '{name}' cannot be read: {type(error).__name__}") from None
+        for name in self._padded & {part.settings.key, part.settings.group}:
+            if isinstance(values[name], str) and not str(values[name]).isspace():
+                values[name] = str(values[name]).rstrip(" ")
+        return values
+
+    def _load_value(self, name: str, value: Value) -> Any:
+        if value is None:
+            return None
+        if value is UNCHANGED:
+            raise UnusableRow(f"column '{name}' has the key, and its large value is not in the log")
+        assert isinstance(value, bytes)
+        try:
+            loaded = self._loaders[self._places[name]](value)
+        except Exception as error:  # a value that its loader does not know
+            raise UnusableRow(f"column '{name}' cannot be read: {type(error).__name__}") from None
+        return loaded.rstrip(" ") if name in self._padded and isinstance(loaded, str) else loaded
+
+    def _reject(self, part: CapturedPart, change: RowChange, reason: str) -> Rejected:
+        shown = {
+            name: value.decode("utf-8", "backslashreplace")[:_MAX_SHOWN_LENGTH] if isinstance(value, bytes) else None
+            for name, value in zip(self._names, change.new or change.old or (), strict=False)
+        }
+        body = {"entity": part.entity, "table": self.table.name, "change": change.kind, "row": shown}
+        return Rejected(f"{CONSUMER_PREFIX}{part.source}", reason, json.dumps(body).encode(), "application/json", {})
+
+
+def _change_of(part: CapturedPart, read: PartRead, *, is_time: bool) -> CapturedChange:
+    if read.deleted:
+        return CapturedChange(part.entity, part.source, read.key, "delete", read.version, is_time=is_time)
+    return CapturedChange(
+        part.entity, part.source, read.key, "create", read.version, read.data, read.group, is_time=is_time
+    )
+
+
+def _fill_unchanged(new: Row, old: Row | None) -> Row:
+    """The row after, with large values that did not change from the row before, where that is known."""
+    if old is None or UNCHANGED not in new:
+        return new
+    return tuple(before if value is UNCHANGED else value for value, before in zip(new, old, strict=True))
+
+
+class ChangeReader:
+    """Reads the rows of all captured tables of a source."""
+
+    def __init__(
+        self,
+        tables: Sequence[CapturedTable],
+        oids: Mapping[str, int],
+        get_loader: Callable[[int], Load],
+        list_columns: Callable[[int], frozenset[str]],
+        most_bytes: int,
+    ) -> None:
+        """``oids``: by the tables' names, what the log knows them by."""
+        self._by_oid = {oids[table.name]: table for table in tables if table.name in oids}
+        self._get_loader = get_loader
+        self._list_columns = list_columns
+        self._most_bytes = most_bytes
+        self._readers: dict[int, TableReader] = {}
+
+    def describe_relation(self, relation: Relation) -> None:
+        """Takes notice of a table as it is from here on."""
+        table = self._by_oid.get(relation.oid)
+        if table is not None:
+            self._readers[relation.oid] = TableReader(
+                table, relation, self._get_loader, self._list_columns(relation.oid), self._most_bytes
+            )
+
+    def read_change(self, change: RowChange) -> list[CapturedChange | Rejected]:
+        """The changes of records that a change of a row is; none for a table that is not captured."""
+        reader = self._readers.get(change.relation)
+        return [] if reader is None else reader.read_change(change)
+
+    def find_tables(self, relations: Sequence[int]) -> list[CapturedTable]:
+        """The captured tables among some."""
+        return [self._by_oid[oid] for oid in relations if oid in self._by_oid]

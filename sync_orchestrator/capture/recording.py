@@ -1,0 +1,145 @@
+"""Recording a batch: the position and the events of one transaction of the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine
+
+from sync_orchestrator.capture.assembly import ChangeBatch, TransactionPiece
+from sync_orchestrator.capture.changes import CapturedChange
+from sync_orchestrator.capture.parts import entities_by_table
+from sync_orchestrator.capture.pgoutput import format_lsn
+from sync_orchestrator.core.capture.streams import StreamMove, move_stream, note_truncation, read_known_versions
+from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.db.session import in_transaction
+from sync_orchestrator.core.intake import rejected_messages
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
+
+_before_commit = CrashPoint("capture.before_commit")
+
+_MAX_KEY_LENGTH = 200
+
+
+class ReplacedReader(Exception):
+    """Another reader has taken the stream over, or moved it: nothing was recorded."""
+
+
+@dataclass(slots=True)
+class StreamPosition:
+    """Where a stream is, and by which lease this process reads it.
+
+    ``stream_id``: tells events of this log from those of another server's, at the same place.
+    """
+
+    name: str
+    token: int
+    lease_seconds: float
+    position: str
+    partial: str | None
+    stream_id: str
+
+
+def make_stream_id(identity: str) -> str:
+    """A short text for what a position belongs to."""
+    return hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
+
+
+def record_batch(engine: Engine, at: StreamPosition, batch: ChangeBatch, most_bytes: int) -> StreamPosition:
+    """Records a batch and moves the position, in one transaction; when it returns both are durable.
+
+    Args:
+        engine: The ledger.
+        at: Where the stream is.
+        batch: What is recorded.
+        most_bytes: How much is kept of a row that cannot be used.
+
+    Returns:
+        Where the stream is now.
+
+    Raises:
+        ReplacedReader: Another reader has the stream.
+    """
+    position = format_lsn(batch.position) if batch.position else at.position
+    ended = batch.position > 0 and batch.partial is None
+
+    def write(connection: Connection) -> None:
+        events = sum(len(piece.changes) for piece in batch.pieces)
+        partial = batch.partial if batch.partial or ended else at.partial
+        move = StreamMove(at.position, position, partial, batch.transactions, events)
+        if not move_stream(connection, at.name, at.token, at.lease_seconds, move):
+            raise ReplacedReader
+        record_in(connection, build_events(connection, at.stream_id, batch.pieces))
+        if batch.rejected:
+            rejected_messages.keep_rejected_messages(connection, batch.rejected, most_bytes)
+        if batch.truncated:
+            tables = entities_by_table(batch.truncated)
+            entities = sorted({entity for names in tables.values() for entity in names})
+            note_truncation(connection, at.name, sorted(tables), entities)
+        _before_commit()
+
+    in_transaction(engine, write)
+    partial = batch.partial if batch.partial or ended else at.partial
+    return StreamPosition(at.name, at.token, at.lease_seconds, position, partial, at.stream_id)
+
+
+def build_events(connection: Connection, stream_id: str, pieces: Sequence[TransactionPiece]) -> list[ChangeEvent]:
+    """The change events of pieces, in their order.
+
+    A delete whose old row told no version gets the newest that is known of its record: where that is the archived one,
+    the source is read to settle it. Of a record that is not known, the commit's time would do; it is no version of the
+    source's, but nothing here is compared with it.
+    """
+    newest = _read_newest_versions(connection, pieces)
+    events = []
+    for piece, change in _each_change(pieces):
+        version = change.version
+        if change.action == "delete":
+            version = _version_of_delete(change, piece, newest.get(change.place))
+        elif version is None:
+            version = 0
+        newest[change.place] = max(version, newest.get(change.place, version))
+        events.append(_build_event(stream_id, piece, change, version))
+    return events
+
+
+def _read_newest_versions(
+    connection: Connection, pieces: Sequence[TransactionPiece]
+) -> dict[tuple[str, str, str], int]:
+    """The newest versions known here of the records that are deleted, by entity, source and key."""
+    deletes = [change for _, change in _each_change(pieces) if change.action == "delete"]
+    newest: dict[tuple[str, str, str], int] = {}
+    for source in sorted({change.source for change in deletes}):
+        records = [(change.entity, change.key) for change in deletes if change.source == source]
+        for (entity, key), version in read_known_versions(connection, source, records).items():
+            newest[entity, source, key] = version
+    return newest
+
+
+def _version_of_delete(change: CapturedChange, piece: TransactionPiece, known: int | None) -> int:
+    versions = [version for version in (change.version, known) if version]  # 0 is that of a change that is read
+    return max(versions) if versions else piece.committed_at if change.is_time else 0
+
+
+def _each_change(pieces: Sequence[TransactionPiece]) -> Iterator[tuple[TransactionPiece, CapturedChange]]:
+    return ((piece, change) for piece in pieces for change in piece.changes)
+
+
+def _build_event(stream_id: str, piece: TransactionPiece, change: CapturedChange, version: int) -> ChangeEvent:
+    key = change.key
+    if len(key) > _MAX_KEY_LENGTH:
+        key = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+    return ChangeEvent(
+        change.source,
+        f"log/{stream_id}/{piece.place}/{change.entity}/{key}",
+        change.entity,
+        change.key,
+        change.action,
+        version,
+        change.data,
+        change.group,
+        "capture",
+        is_doubted_delete=change.is_doubted,
+    )

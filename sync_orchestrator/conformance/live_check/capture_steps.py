@@ -1,0 +1,64 @@
+"""Tries out whether the changes of a source system's database can be captured. It reads catalogs only."""
+
+from __future__ import annotations
+
+from sync_orchestrator.capture.parts import list_captured_tables
+from sync_orchestrator.capture.postgres import PostgresSource
+from sync_orchestrator.capture.preparation import SourcePreparation, inspect_source
+from sync_orchestrator.config import Config
+from sync_orchestrator.config.sources import SqlSourceSettings
+from sync_orchestrator.conformance.live_check.report import CheckStep, Told
+from sync_orchestrator.errors import LogDown, SyncError
+
+_STEP = "capture"
+
+
+def check_captures(config: Config, tell: Told) -> None:
+    """Tries each captured source system: its server, the role's rights, the publication and the replica identities.
+
+    Args:
+        config: The configuration.
+        tell: Called with each step as it ends.
+    """
+    for name in config.captured_sources():
+        for step in _check_capture(config, name):
+            tell(step)
+
+
+def _check_capture(config: Config, name: str) -> list[CheckStep]:
+    place = f"sources.{name}.capture"
+    try:
+        found = _inspect(config, name)
+    except SyncError as error:
+        hint = f"see {place}.url (by default the source's url), and whether its user may replicate"
+        return [CheckStep("", name, _STEP, "failed", str(error), hint)]
+    commands = f"`sync-orchestrator capture prepare {name}` prints the SQL"
+    steps = [CheckStep("", name, _STEP, "failed", problem, commands) for problem in found.problems]
+    steps += [CheckStep("", name, _STEP, "skipped", warning, commands) for warning in found.warnings]
+    if not found.problems:
+        tables = ", ".join(sorted(found.oids))
+        steps.append(CheckStep("", name, _STEP, "ok", f"the log has the changes of {tables}"))
+    return steps
+
+
+def _inspect(config: Config, name: str) -> SourcePreparation:
+    """Raises LogDown where the server does not let the stream's user in, also for replication."""
+    settings = config.sources[name]
+    assert isinstance(settings, SqlSourceSettings)
+    source = PostgresSource(name, settings)
+    try:
+        with source.connect() as connection:
+            found = inspect_source(connection, source.capture, list_captured_tables(config, name))
+        if not found.problems:
+            _try_replication(source, found)
+        return found
+    finally:
+        source.close()
+
+
+def _try_replication(source: PostgresSource, found: SourcePreparation) -> None:
+    """Opens a connection for replication, as the stream does."""
+    try:
+        source.identify()
+    except LogDown as error:
+        found.problems.append(f"a connection for replication is refused: {error}")

@@ -1,0 +1,217 @@
+"""SIGKILL at every crash point of a stream's reader, and of its source: no change is lost, none is recorded twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import capture_worker
+import pytest
+from captured_sources import (
+    ITEMS,
+    CapturedSource,
+    begun,
+    captured_config,
+    eventually,
+    is_open,
+    own_server,
+    query,
+    reading,
+    received,
+    recorded,
+    wheel_server,
+    wheel_shop,
+    wheel_source,
+)
+from captured_sources import _quick as _quick
+from paths import SUPPORT
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import OperationalError
+
+from sync_orchestrator.capture import stream as stream_module
+from sync_orchestrator.core.crash_points import REGISTERED
+from sync_orchestrator.core.ledger.conservation import count_conservation
+from sync_orchestrator.database import embedded
+
+__all__ = ["wheel_server", "wheel_shop", "wheel_source"]
+
+POINTS = sorted(point for point in set(REGISTERED) if point.startswith("capture."))
+KILLS = int(os.environ.get("SYNC_TEST_KILLS", "8"))
+
+
+@contextmanager
+def worker(database_url: str, source: CapturedSource, crash_at: str | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A reader in a process of its own; it is asked to end when the block is left."""
+    environment = {name: value for name, value in os.environ.items() if name != "SYNC_CRASH_AT"}
+    if crash_at is not None:
+        environment["SYNC_CRASH_AT"] = crash_at
+    config = json.dumps(captured_config(source).model_dump(mode="json", exclude_defaults=True, by_alias=True))
+    process = subprocess.Popen(
+        [sys.executable, capture_worker.__file__, database_url, config],
+        env=environment,
+        cwd=SUPPORT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        yield process
+    finally:
+        process.communicate(timeout=30)
+
+
+def expected_events(source: CapturedSource) -> int:
+    return int(source.execute("SELECT count(*) FROM items")[0][0])
+
+
+def require_each_once(engine: Engine, source: CapturedSource) -> None:
+    """Every row was inserted once, so each is one event; none was offered twice, or is missing."""
+    rows = [row.key for row in recorded(engine)]
+    assert len(rows) == len(set(rows)), "a change was recorded twice"
+    assert set(rows) == {row[0] for row in source.execute("SELECT sku FROM items")}, "a change was lost"
+    with engine.begin() as connection:
+        totals = count_conservation(connection)
+    assert totals.balanced
+    assert totals.duplicates == 0
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_reader_that_is_killed_there_loses_nothing_and_repeats_nothing(
+    point: str, times: int, wheel_shop: CapturedSource, engine: Engine, database_url: str
+) -> None:
+    begun(engine, captured_config(wheel_shop), wheel_shop)
+    wheel_shop.execute("INSERT INTO items SELECT 'large' || n, 'A', now() FROM generate_series(1, 230) n")
+    for number in range(20):
+        wheel_shop.execute(f"INSERT INTO items VALUES ('k{number}', 'A')")
+    with worker(database_url, wheel_shop, f"{point}:{times}") as killed:
+        assert killed.wait(30) == -signal.SIGKILL, f"{point} was never reached"
+    with worker(database_url, wheel_shop):
+        eventually(lambda: received(engine) == 250, "all events")
+        eventually(lambda: query(engine, "SELECT 1 FROM sync.streams WHERE partial IS NULL"), "the end")
+    require_each_once(engine, wheel_shop)
+
+
+def test_readers_that_are_killed_anywhere_lose_nothing_and_repeat_nothing(
+    wheel_shop: CapturedSource, engine: Engine, database_url: str
+) -> None:
+    begun(engine, captured_config(wheel_shop), wheel_shop)
+    draw, stop = random.Random(7), threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            size = draw.choice([1, 1, 1, 20, 120])
+            wheel_shop.execute(
+                f"INSERT INTO items SELECT 'k{number}-' || n, 'A', now() FROM generate_series(1, {size}) n"
+            )
+            number += 1
+            stop.wait(0.002)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(KILLS):
+            point, times = draw.choice(POINTS), draw.randint(1, 12)
+            with worker(database_url, wheel_shop, f"{point}:{times}") as killed:
+                assert killed.wait(30) == -signal.SIGKILL
+    finally:
+        stop.set()
+        writer.join()
+    with worker(database_url, wheel_shop):
+        eventually(lambda: received(engine) == expected_events(wheel_shop), "all events")
+    require_each_once(engine, wheel_shop)
+
+
+# The source shuts down, or dies -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_shop() -> Iterator[CapturedSource]:
+    """A source on a server of its own, which the test stops and kills."""
+    with own_server() as server:
+        server.execute("CREATE DATABASE shop")
+        made = CapturedSource(server, "shop")
+        made.execute(ITEMS)
+        made.publish("items")
+        yield made
+
+
+@pytest.mark.parametrize("state", ["idle", "busy", "ledger down", "ledger hangs"])
+def test_the_sources_fast_shutdown_waits_for_no_state_of_ours(
+    state: str, own_shop: CapturedSource, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "_SLOW_LEDGER_SECONDS", 1.0)
+    config, hangs = captured_config(own_shop), threading.Event()
+
+    def trouble(connection: object) -> None:
+        if threading.current_thread().name.startswith(("capture", "Thread")) and state == "ledger down":
+            raise OperationalError("begin", {}, Exception("the database is down"))
+        if threading.current_thread().name.startswith("capture-record") and state == "ledger hangs":
+            hangs.wait(30)
+
+    with reading(engine, config):
+        eventually(lambda: is_open(engine, own_shop), "the stream")
+        if state == "busy":
+            own_shop.execute("INSERT INTO items SELECT 'k' || n, 'A', now() FROM generate_series(1, 20000) n")
+        if state.startswith("ledger"):
+            event.listen(engine, "begin", trouble)
+            own_shop.execute("INSERT INTO items VALUES ('a', 'A')")
+        try:
+            assert own_shop.server.stop() < 5
+        finally:
+            hangs.set()
+            if state.startswith("ledger"):
+                event.remove(engine, "begin", trouble)
+        own_shop.server.start()
+        own_shop.execute("INSERT INTO items VALUES ('last', 'A')")
+        eventually(lambda: received(engine) == expected_events(own_shop), "all events")
+    require_each_once(engine, own_shop)
+
+
+def test_a_source_that_is_killed_loses_nothing(own_shop: CapturedSource, engine: Engine) -> None:
+    own_shop.server.execute("ALTER SYSTEM SET fsync = on")
+    own_shop.server.execute("SELECT pg_reload_conf()")
+    folder = own_shop.server.folder
+    assert folder is not None
+    with reading(engine, captured_config(own_shop)):
+        eventually(lambda: is_open(engine, own_shop), "the stream")
+        for number in range(3):
+            for each in range(50):
+                own_shop.execute(f"INSERT INTO items VALUES ('k{number}-{each}', 'A')")
+            postmaster = embedded._find_postmaster(folder.resolve())
+            assert postmaster is not None
+            postmaster.kill()
+            postmaster.wait(10)
+            own_shop.server.start()
+        eventually(lambda: received(engine) == expected_events(own_shop), "all events")
+    require_each_once(engine, own_shop)
+
+
+# Two readers --------------------------------------------------------------------------------------------------------
+
+
+def test_one_reader_has_a_stream_and_another_takes_over_when_it_dies(
+    wheel_shop: CapturedSource, engine: Engine, database_url: str
+) -> None:
+    begun(engine, captured_config(wheel_shop), wheel_shop)
+    with worker(database_url, wheel_shop, "capture.acknowledged:2") as first:
+        eventually(lambda: is_open(engine, wheel_shop), "the first reader")
+        with worker(database_url, wheel_shop) as second:
+            wheel_shop.execute("INSERT INTO items VALUES ('a', 'A')")
+            eventually(lambda: received(engine) == 1, "the first event")
+            wheel_shop.execute("INSERT INTO items VALUES ('b', 'A')")
+            assert first.wait(30) == -signal.SIGKILL
+            wheel_shop.execute("INSERT INTO items VALUES ('c', 'A')")
+            eventually(lambda: received(engine) == 3, "what the second reader records")
+            assert second.poll() is None
+    require_each_once(engine, wheel_shop)
