@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine
 from sync_orchestrator.capture.assembly import ChangeBatch, TransactionPiece
 from sync_orchestrator.capture.changes import CapturedChange
 from sync_orchestrator.capture.parts import entities_by_table
-from sync_orchestrator.capture.pgoutput import format_lsn
+from sync_orchestrator.capture.pgoutput import format_lsn, parse_lsn
 from sync_orchestrator.core.capture.streams import StreamMove, move_stream, note_truncation, read_known_versions
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction
@@ -62,12 +62,10 @@ def record_batch(engine: Engine, at: StreamPosition, batch: ChangeBatch, most_by
     Raises:
         ReplacedReader: Another reader has the stream.
     """
-    position = format_lsn(batch.position) if batch.position else at.position
-    ended = batch.position > 0 and batch.partial is None
+    position, partial = find_next_place(at, batch)
 
     def write(connection: Connection) -> None:
         events = sum(len(piece.changes) for piece in batch.pieces)
-        partial = batch.partial if batch.partial or ended else at.partial
         move = StreamMove(at.position, position, partial, batch.transactions, events)
         if not move_stream(connection, at.name, at.token, at.lease_seconds, move):
             raise ReplacedReader
@@ -81,8 +79,20 @@ def record_batch(engine: Engine, at: StreamPosition, batch: ChangeBatch, most_by
         _before_commit()
 
     in_transaction(engine, write)
-    partial = batch.partial if batch.partial or ended else at.partial
     return StreamPosition(at.name, at.token, at.lease_seconds, position, partial, at.stream_id)
+
+
+def find_next_place(at: StreamPosition, batch: ChangeBatch) -> tuple[str, str | None]:
+    """Where the stream is once a batch is recorded: the position, and how much of the transaction behind it is.
+
+    A position never goes back: a server that was just connected to names places that were passed before, and the slot
+    may have been told more. What is recorded of a transaction counts until its end is passed.
+    """
+    position = max(batch.position, parse_lsn(at.position))
+    if batch.partial is not None or at.partial is None:
+        return format_lsn(position), batch.partial
+    is_passed = position > parse_lsn(at.partial.rpartition("/")[0])
+    return format_lsn(position), None if is_passed else at.partial
 
 
 def build_events(connection: Connection, stream_id: str, pieces: Sequence[TransactionPiece]) -> list[ChangeEvent]:

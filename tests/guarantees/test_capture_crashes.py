@@ -115,7 +115,7 @@ def test_readers_that_are_killed_anywhere_lose_nothing_and_repeat_nothing(
                 f"INSERT INTO items SELECT 'k{number}-' || n, 'A', now() FROM generate_series(1, {size}) n"
             )
             number += 1
-            stop.wait(0.002)
+            stop.wait(0.05)
 
     writer = threading.Thread(target=write)
     writer.start()

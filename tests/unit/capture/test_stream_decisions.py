@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from sync_orchestrator.capture import assembly
-from sync_orchestrator.capture.assembly import BatchAssembler
+from sync_orchestrator.capture.assembly import BatchAssembler, ChangeBatch
 from sync_orchestrator.capture.changes import CapturedChange, combine
 from sync_orchestrator.capture.pgoutput import DecodeFailed, RowChange, TransactionBegin, TransactionEnd
-from sync_orchestrator.capture.postgres import ReplicationSlot, ServerIdentity, VisibleTransactions, find_loss
+from sync_orchestrator.capture.postgres import ReplicationSlot, ServerIdentity, VisibleTransactions, find_lossfrom sync_orchestrator.capture.recording import StreamPosition, find_next_place
 
 SERVER = ServerIdentity("701", 1, "shop", 0x2000, 180004)
 IDENTITY = f"{SERVER.text}; publication 16400"
@@ -134,3 +135,20 @@ def test_a_delete_without_a_version_has_that_of_the_row_that_was_there() -> None
     gone = CapturedChange("item", "shop", "7", "delete", None)
     assert combine(row, gone) == replace(gone, version=3)
     assert combine(row, replace(gone, version=4)).version == 4
+
+
+@pytest.mark.parametrize(
+    ("position", "partial", "batch", "expected"),
+    [
+        ("0/40", None, {"position": 0x30}, ("0/40", None)),
+        ("0/40", None, {"position": 0x30, "partial": "0/60/1"}, ("0/40", "0/60/1")),
+        ("0/40", "0/60/1", {"position": 0x50}, ("0/50", "0/60/1")),
+        ("0/40", "0/60/1", {"position": 0x61}, ("0/61", None)),
+        ("0/40", "0/60/1", {"position": 0, "partial": "0/60/2"}, ("0/40", "0/60/2")),
+    ],
+)
+def test_a_position_never_goes_back(
+    position: str, partial: str | None, batch: dict[str, Any], expected: tuple[str, str | None]
+) -> None:
+    at = StreamPosition("shop", 1, 15, position, partial, "id")
+    assert find_next_place(at, ChangeBatch(**batch)) == expected
