@@ -382,15 +382,17 @@ class PostgresLog:
     def receive(self, wait_seconds: float) -> LogData | Keepalive | None:
         """The next message; None where none came in time."""
         ends = time.monotonic() + wait_seconds
+        has_looked = False
         while True:
             self._acknowledge_in_time()
             found = self._get_message()
             if found is not None:
                 return found
             left = ends - time.monotonic()
-            if left <= 0:
+            if left <= 0 and has_looked:
                 return None
-            self._wait(min(left, ACKNOWLEDGE_SECONDS))
+            self._wait(max(0.0, min(left, ACKNOWLEDGE_SECONDS)))  # also without a wait: the socket may have some
+            has_looked = True
 
     def acknowledge(self, position: int) -> None:
         """Tells the server that all before a position is recorded for good: it may forget it."""
