@@ -12,7 +12,8 @@ from sync_orchestrator.capture import assembly
 from sync_orchestrator.capture.assembly import BatchAssembler, ChangeBatch
 from sync_orchestrator.capture.changes import CapturedChange, combine
 from sync_orchestrator.capture.pgoutput import DecodeFailed, RowChange, TransactionBegin, TransactionEnd
-from sync_orchestrator.capture.postgres import ReplicationSlot, ServerIdentity, VisibleTransactions, find_lossfrom sync_orchestrator.capture.recording import StreamPosition, find_next_place
+from sync_orchestrator.capture.postgres import ReplicationSlot, ServerIdentity, VisibleTransactions, find_loss
+from sync_orchestrator.capture.recording import StreamPosition, find_next_place
 
 SERVER = ServerIdentity("701", 1, "shop", 0x2000, 180004)
 IDENTITY = f"{SERVER.text}; publication 16400"
