@@ -56,8 +56,6 @@ class CaptureSettings(Model):
     """Alert when the source keeps more of its log than this for the stream."""
     max_behind_seconds: Seconds = Field(default=60, gt=0)
     """Alert when the stream is behind the source by more than this."""
-    after_loss: Literal["ask", "full_sync"] = "ask"
-    """What to do after a part of the log was lost: wait for an operator's full sync, or start it."""
 
 
 class SqlSourceSettings(SourceSettings):
