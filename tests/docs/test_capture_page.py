@@ -111,7 +111,7 @@ def test_the_page_names_every_setting() -> None:
     from sync_orchestrator.config.sources import CaptureSettings
 
     named = set(re.findall(r"`(\w+)`", PAGE.text))
-    assert set(CaptureSettings.model_fields) - {"after_loss"} <= named
+    assert set(CaptureSettings.model_fields) <= named
 
 
 def test_a_source_that_is_not_captured_is_told(tmp_path: Path, source: CapturedSource) -> None:
