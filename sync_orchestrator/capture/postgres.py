@@ -294,9 +294,13 @@ class PostgresSource:
             arguments["client_encoding"] = driver.info.parameter_status("client_encoding")
         try:
             connection: psycopg.Connection[Any] = psycopg.connect(**arguments, autocommit=True, prepare_threshold=None)
+        except psycopg.Error as error:
+            raise LogDown(self.describe(error)) from None
+        try:
             for statement in ("SET statement_timeout = 0", *list_form_settings(self._url)):
                 connection.execute(statement.encode())
         except psycopg.Error as error:
+            connection.close()
             raise LogDown(self.describe(error)) from None
         return connection
 

@@ -414,7 +414,7 @@ async def test_sources_that_wait_together_are_taken_in_turns(engine: Engine, mon
 
     monkeypatch.setattr(group_commit, "record_on", slow)
     monkeypatch.setattr(group_commit, "_MAX_COMMITS", 1)
-    monkeypatch.setattr(group_commit, "_AT_ONCE_WITH_OTHERS", 1)
+    monkeypatch.setattr(group_commit, "_MAX_COMMITS_WITH_OTHERS", 1)
     async with aclosing(GroupCommit(engine)) as commit:
         tasks = [asyncio.create_task(commit.record_events(_changes("stock", 100, f"f{n}-"))) for n in range(20)]
         await begun.wait()

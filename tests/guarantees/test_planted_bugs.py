@@ -10,6 +10,7 @@ import pytest
 from field_systems import connected, make_field_world
 from histories import replay
 from sqlalchemy import Engine
+from sqlalchemy.exc import InternalError
 from world import World
 
 from sync_orchestrator.adapters.http import responses
@@ -138,7 +139,7 @@ def test_a_cursor_over_ids_would_be_noticed(world: World, monkeypatch: pytest.Mo
     )
     assert cursored != ledger_queries.SELECT_DUE_EVENTS
     monkeypatch.setattr(ledger_queries, "SELECT_DUE_EVENTS", cursored)
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, InternalError)):  # or the drain looks for it until the open session is ended
         late_commit_is_seen(world)
 
 
