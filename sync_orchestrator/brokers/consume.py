@@ -10,11 +10,9 @@ crash is acknowledged and changes nothing.
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
@@ -30,6 +28,7 @@ from sync_orchestrator.core.intake.rejected_messages import Rejected
 from sync_orchestrator.core.ledger.probe import try_to_record
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.notifications import alerts
+from sync_orchestrator.core.shutdown import run_in_threads, stop_on_signals
 from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import BrokerDown, InvalidEvent, NotFound, SyncError
 
@@ -63,23 +62,8 @@ def consume(engine: Engine, config: Config, name: str | None = None) -> None:
     names = [name] if name is not None else list(config.consumers)
     if not names:
         raise NotFound("sync.yaml has no 'consumers'; docs/brokers.md shows how to write one")
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: _request_stop(stop, number, frame))
-    consumers = [Consumption(engine, config, each, stop) for each in names]
-    threads = [threading.Thread(target=each.run, name=f"consume {each.name}") for each in consumers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(_TAKE_WAIT_SECONDS)
-    for each in consumers:
-        if each.error is not None:
-            raise each.error
-
-
-def _request_stop(stop: threading.Event, number: int, frame: FrameType | None) -> None:
-    stop.set()
+    stop = stop_on_signals()
+    run_in_threads("consume", [Consumption(engine, config, each, stop) for each in names])
 
 
 def read_message(message: Message, name: str, config: Config) -> Understood:

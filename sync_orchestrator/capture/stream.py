@@ -7,14 +7,12 @@ readers; so one that cannot record closes the connection at once.
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
-from types import FrameType
 from typing import TypeVar
 
 import psycopg
@@ -37,6 +35,7 @@ from sync_orchestrator.core.db.connections import sqlstate_of
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.ledger.probe import try_to_record
 from sync_orchestrator.core.notifications import alerts
+from sync_orchestrator.core.shutdown import run_in_threads, stop_on_signals
 from sync_orchestrator.errors import LogDown, LogLost, NotFound, NotPrepared, SyncError
 
 T = TypeVar("T")
@@ -75,19 +74,8 @@ def capture(engine: Engine, config: Config, name: str | None = None) -> None:
         ConfigError: The source's URL cannot be used.
     """
     names = list_captured_sources(config, name)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: _request_stop(stop, number, frame))
-    readers = [StreamReader(engine, config, each, stop) for each in names]
-    threads = [threading.Thread(target=each.run, name=f"capture {each.name}") for each in readers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(1.0)
-    for reader in readers:
-        if reader.error is not None:
-            raise reader.error
+    stop = stop_on_signals()
+    run_in_threads("capture", [StreamReader(engine, config, each, stop) for each in names])
 
 
 def list_captured_sources(config: Config, name: str | None = None) -> list[str]:
@@ -99,10 +87,6 @@ def list_captured_sources(config: Config, name: str | None = None) -> list[str]:
     if not known:
         raise NotFound("no part in sync.yaml has 'changes: {by: log}'; docs/capture.md shows how to write one")
     return known if name is None else [name]
-
-
-def _request_stop(stop: threading.Event, number: int, frame: FrameType | None) -> None:
-    stop.set()
 
 
 class StreamReader:

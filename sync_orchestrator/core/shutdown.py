@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sync_orchestrator.errors import CallFailed, Failure
 
@@ -19,9 +21,44 @@ T = TypeVar("T")
 GRACE_SECONDS = 6.0
 """How long calls under way may take once the end is requested. Service managers wait about 10 seconds in all."""
 
+_JOIN_SECONDS = 1.0
+"""Signals are handled between two waits for a thread."""
+
 NOT_BEGUN = "this process is about to end: the call was not begun"
 
 _log = logging.getLogger("sync_orchestrator.ending")
+
+
+class ThreadWork(Protocol):
+    """Work that a thread does until it is asked to stop. ``error``: why it ended, if not because of that."""
+
+    name: str
+    error: Exception | None
+
+    def run(self) -> None:
+        """Does the work. Raises nothing."""
+        ...
+
+
+def stop_on_signals() -> threading.Event:
+    """Returns an event that SIGINT and SIGTERM set from now on, in place of ending the process."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    return stop
+
+
+def run_in_threads(purpose: str, works: Sequence[ThreadWork]) -> None:
+    """Runs each work in a thread of its own until all have ended; raises the first error that one ended with."""
+    threads = [threading.Thread(target=each.run, name=f"{purpose} {each.name}") for each in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(_JOIN_SECONDS)
+    for each in works:
+        if each.error is not None:
+            raise each.error
 
 
 class ShutdownRequest:
