@@ -98,6 +98,7 @@ def simplify_number(value: Decimal) -> int | float | Decimal:
 
 _FLOATS_ARE_WHOLE = 2.0**53
 _AS_THEY_ARE = frozenset({str, int, bool, type(None)})
+_MOSTLY_AS_THEY_ARE = _AS_THEY_ARE | {float}
 
 
 def normalize_numbers(value: object) -> object:
@@ -114,12 +115,20 @@ def normalize_numbers(value: object) -> object:
     if isinstance(value, Decimal):
         return simplify_number(value)
     if isinstance(value, dict):
-        if _AS_THEY_ARE.issuperset(map(type, value.values())):
+        if _stays_as_it_is(value):
             return value
         return {key: item if type(item) in _AS_THEY_ARE else normalize_numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [item if type(item) in _AS_THEY_ARE else normalize_numbers(item) for item in value]
     return value
+
+
+def _stays_as_it_is(value: dict[Any, Any]) -> bool:
+    """Whether a flat object has no number that is written otherwise; the quick way for most rows."""
+    kinds = set(map(type, value.values()))
+    if not kinds <= _MOSTLY_AS_THEY_ARE:
+        return False
+    return float not in kinds or all(item % 1 > 0 for item in value.values() if type(item) is float)  # not NaN either
 
 
 def decimal_of(value: float | Decimal) -> Decimal:

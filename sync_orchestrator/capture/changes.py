@@ -134,7 +134,7 @@ class TableReader:
     def _state(self, part: CapturedPart, key: str, row: Row) -> CapturedChange:
         is_time = part.settings.version.kind == "time"
         is_whole = self._is_whole and UNCHANGED not in row
-        if not is_whole or sum(len(value) for value in row if type(value) is bytes) > self._most_bytes:
+        if not is_whole or _count_bytes(row) > self._most_bytes:
             return CapturedChange(part.entity, part.source, key, "create", self._version_of(part, row), is_time=is_time)
         good, bad = sort_out([self._rows[part.entity].part_of(self._load_row(part, row))])
         if bad:
@@ -237,6 +237,11 @@ def _change_of(part: CapturedPart, read: PartRead, *, is_time: bool) -> Captured
     return CapturedChange(
         part.entity, part.source, read.key, "create", read.version, read.data, read.group, is_time=is_time
     )
+
+
+def _count_bytes(row: Row) -> int:
+    """The size of a row that is whole: its values are bytes, or None."""
+    return sum(map(len, filter(None, row)))  # type: ignore[arg-type]  # no value is UNCHANGED
 
 
 def _fill_unchanged(new: Row, old: Row | None) -> Row:

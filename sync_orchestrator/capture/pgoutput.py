@@ -185,7 +185,8 @@ def _read_row(data: bytes, at: int) -> tuple[Row, int]:
         if kind == 0x74:  # t: a text
             (length,) = _INT32.unpack_from(data, at)
             at += 4
-            _require(0 <= length <= len(data) - at)
+            if not 0 <= length <= len(data) - at:
+                raise DecodeFailed("the bytes are no message of the protocol")
             values.append(data[at : at + length])
             at += length
         elif kind == 0x6E:  # n: NULL

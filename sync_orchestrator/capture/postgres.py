@@ -352,13 +352,6 @@ class VisibleTransactions:
 
 
 @dataclass(frozen=True, slots=True)
-class LogData:
-    """A message of the log, as its output plugin wrote it."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Keepalive:
     """The server has sent all before ``end``. ``wants_reply``: it asks how far we are."""
 
@@ -383,8 +376,11 @@ class PostgresLog:
         load: Callable[[bytes], object] = loader.load
         return load
 
-    def receive(self, wait_seconds: float) -> LogData | Keepalive | None:
-        """The next message; None where none came in time."""
+    def receive(self, wait_seconds: float) -> bytes | Keepalive | None:
+        """The next message of the output plugin, or of the server; None where none came in time."""
+        self._acknowledge_in_time()
+        if (found := self._get_message()) is not None:
+            return found
         ends = time.monotonic() + wait_seconds
         has_looked = False
         while True:
@@ -431,7 +427,7 @@ class PostgresLog:
         except (psycopg.Error, OSError, ValueError) as error:
             raise LogDown(self._source.describe(error)) from None
 
-    def _get_message(self) -> LogData | Keepalive | None:
+    def _get_message(self) -> bytes | Keepalive | None:
         try:
             size, found = self._pgconn.get_copy_data(1)
         except psycopg.Error as error:
@@ -440,10 +436,9 @@ class PostgresLog:
             return None
         if size < 0:
             self._raise_end()
-        data = bytes(found)
-        if data[:1] == b"w":
-            return LogData(data[_WAL_DATA.size :])
-        _, end, _, wants = _KEEPALIVE.unpack_from(data)
+        if found[0] == 0x77:  # w: data of the log
+            return bytes(found[_WAL_DATA.size :])
+        _, end, _, wants = _KEEPALIVE.unpack_from(found)
         return Keepalive(end, bool(wants))
 
     def _raise_end(self) -> None:

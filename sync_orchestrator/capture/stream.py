@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import psycopg
@@ -303,6 +303,15 @@ class StreamReader:
             _log.warning("%s: it could not be written down: %s", self.name, type(error).__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A batch that is being recorded. ``began_at``: by the monotonic clock."""
+
+    done: Future[StreamPosition]
+    has_content: bool
+    began_at: float
+
+
 class OpenStream:
     """A stream whose log is open."""
 
@@ -334,7 +343,7 @@ class OpenStream:
         )
         self._assembler = BatchAssembler(reader, at.partial)
         self._moved_at = self._measured_at = self._caught_up_at = time.monotonic()
-        self._visible_below = 0
+        self._recording: Recording | None = None
 
     def read(self) -> None:
         """Reads until the process is asked to end.
@@ -348,21 +357,26 @@ class OpenStream:
         with ThreadPoolExecutor(1, "capture-record") as recorder:
             while not self._stop.is_set():
                 self._read_once(recorder)
+            self._finish_recording()
 
     def _read_once(self, recorder: ThreadPoolExecutor) -> None:
-        """Receives one message, and records what has been gathered where no other follows at once."""
-        has_content = self._assembler.batch.has_content
-        message = self._log.receive(0 if has_content else _WAIT_SECONDS)
+        """Receives one message, and records what has been gathered where no other follows at once.
+
+        A batch is recorded while the next one is gathered, so that neither the ledger nor the decoder waits.
+        """
+        is_busy = self._assembler.batch.has_content or self._recording is not None
+        message = self._log.receive(0 if is_busy else _WAIT_SECONDS)
         wants_reply = False
         if isinstance(message, Keepalive):
             self._assembler.note_end(message.end)
             wants_reply = message.wants_reply
         elif message is not None:
-            self._decode(message.data)
+            self._decode(message)
             if not self._assembler.is_full:
                 return
+        self._finish_recording()
         if self._assembler.batch.has_content:
-            self._record(recorder, self._assembler.take())
+            self._begin_recording(recorder, self._assembler.take())
         elif not self._assembler.is_within_transaction:
             self._caught_up_at = time.monotonic()
             self._move_idle(recorder, at_once=wants_reply)
@@ -381,31 +395,39 @@ class OpenStream:
         if self._assembler.batch.position <= parse_lsn(self._at.position):
             return
         if at_once or time.monotonic() - self._moved_at > _IDLE_MOVE_SECONDS:
-            self._record(recorder, self._assembler.take())
+            self._begin_recording(recorder, self._assembler.take())
+            self._finish_recording()
 
-    def _record(self, recorder: ThreadPoolExecutor, batch: ChangeBatch) -> None:
-        """Records a batch, and tells the source afterwards."""
+    def _begin_recording(self, recorder: ThreadPoolExecutor, batch: ChangeBatch) -> None:
         if batch.has_content:
             _taken()
             self._wait_until_visible(batch.xids)
         done = recorder.submit(record_batch, self._engine, self._at, batch, self._config.limits.event_bytes)
-        self._at = self._wait_for(done)
-        if batch.has_content:
+        self._recording = Recording(done, batch.has_content, time.monotonic())
+
+    def _finish_recording(self) -> None:
+        """Waits until the batch that is being recorded is durable, and only then tells the source."""
+        recording, self._recording = self._recording, None
+        if recording is None:
+            return
+        self._at = self._wait_for(recording)
+        if recording.has_content:
             _committed()
         self._log.acknowledge(parse_lsn(self._at.position))
-        if batch.has_content:
+        if recording.has_content:
             _acknowledged()
         self._moved_at = time.monotonic()
 
-    def _wait_for(self, done: Future[StreamPosition]) -> StreamPosition:
+    def _wait_for(self, recording: Recording) -> StreamPosition:
         """Waits for the ledger; where it takes long, the source is let go of first."""
+        patience = max(0.0, recording.began_at + _SLOW_LEDGER_SECONDS - time.monotonic())
         try:
-            return done.result(_SLOW_LEDGER_SECONDS)
+            return recording.done.result(patience)
         except FutureTimeout:
-            if done.done():
+            if recording.done.done():
                 raise
             self._log.close()
-            done.result()
+            recording.done.result()
             raise _SlowLedger from None
 
     def _wait_until_visible(self, xids: set[int]) -> None:

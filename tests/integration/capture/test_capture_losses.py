@@ -320,7 +320,7 @@ def test_a_reader_that_acknowledges_before_it_records_is_found(
                 self._log.acknowledge(batch.position)
                 raise LogDown("it dies before it has recorded")
 
-        planted.setattr(OpenStream, "_record", acknowledge_first)
+        planted.setattr(OpenStream, "_begin_recording", acknowledge_first)
         with reading(engine, config):
             eventually(lambda: is_open(engine, wheel_shop), "the stream")
             [before] = [wheel_shop.find_slot()]
