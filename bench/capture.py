@@ -17,10 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import psutil
 import psycopg
 
 from bench.memory import peak_megabytes
@@ -33,6 +35,7 @@ from sync_orchestrator.core.ledger.recording import ChangeEvent, record_events
 from sync_orchestrator.database import embedded
 
 BATCH = 1000
+AT_REST_SECONDS = 3.0
 WANTED_RATIO = 0.8
 CHANGES_PER_SECOND = 200
 WARM_UP_CHANGES = 400
@@ -93,8 +96,22 @@ def make_event(number: int, name: str) -> ChangeEvent:
     return ChangeEvent("shop", event_id, "product", f"k{number}", "create", version, data, "north", "capture")
 
 
-def connect(url: str) -> psycopg.Connection[Any]:
-    return psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://", 1), autocommit=True)
+def connect(url: str, **settings: Any) -> psycopg.Connection[Any]:
+    return psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://", 1), autocommit=True, **settings)
+
+
+@dataclass(slots=True)
+class ReaderFigures:
+    """What a reader's process used."""
+
+    process: psutil.Process | None = None
+    peak_megabytes: float = 0.0
+
+    def read_cpu_seconds(self) -> float:
+        """Seconds of processor time so far."""
+        assert self.process is not None
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
 
 
 class Stream:
@@ -106,6 +123,7 @@ class Stream:
         self.source = connect(source_url)
         self.ledger = connect(ledger_url)
         self.written = 0
+        self.ends = self.read_position()
 
     def count_events(self) -> int:
         """How many change events the stream has recorded."""
@@ -117,18 +135,27 @@ class Stream:
         row = self.source.execute("SELECT active FROM pg_replication_slots WHERE slot_name = 'bench'").fetchone()
         return bool(row and row[0])
 
+    def read_retained_bytes(self) -> int:
+        """How much log the source keeps for the stream."""
+        row = self.source.execute(
+            "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::bigint FROM pg_replication_slots "
+            "WHERE slot_name = 'bench'"
+        ).fetchone()
+        return int(row[0]) if row else 0
+
     @contextmanager
-    def reading(self) -> Iterator[list[float]]:
-        """A reader in a process of its own; behind the block the list has its most memory, in megabytes."""
-        peak: list[float] = []
+    def reading(self) -> Iterator[ReaderFigures]:
+        """A reader in a process of its own; its figures are whole behind the block."""
+        figures = ReaderFigures()
         words = [sys.executable, "-m", "bench.capture", "--reader", self.source_url, self.ledger_url]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        figures.process = psutil.Process(process.pid)
         try:
-            yield peak
+            yield figures
         finally:
             process.send_signal(signal.SIGTERM)
             said, _ = process.communicate(timeout=60)
-            peak.append(float(said.split()[-1]))
+            figures.peak_megabytes = float(said.split()[-1])
 
     def begin(self) -> None:
         """Has the stream begin, so that what is written from now on is captured."""
@@ -146,6 +173,19 @@ class Stream:
         )
         self.source.execute(statement.encode())
         self.source.execute("RESET synchronous_commit")  # the log tells a commit once it is on disk
+        self.ends = self.read_position()
+
+    def read_position(self) -> str:
+        """Where the source's log ends."""
+        row = self.source.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        assert row is not None
+        return str(row[0])
+
+    def is_acknowledged(self) -> bool:
+        """Whether all that was written is acknowledged: nothing of it is read again."""
+        query = "SELECT confirmed_flush_lsn >= %s FROM pg_replication_slots WHERE slot_name = 'bench'"
+        row = self.source.execute(query, (self.ends,)).fetchone()
+        return bool(row and row[0])
 
 
 def wait_until(check: Callable[[], bool], pause_seconds: float) -> None:
@@ -220,10 +260,47 @@ def measure_memory(stream: Stream, number: int) -> float:
     before = stream.count_events()
     if number:
         stream.write(number, number)
-    with stream.reading() as peak:
+    with stream.reading() as figures:
         wait_until(stream.is_open, 0.05)
-        wait_until(lambda: stream.count_events() >= before + number, 0.1)
-    return peak[0]
+        wait_until(lambda: stream.count_events() >= before + number and stream.is_acknowledged(), 0.1)
+    return figures.peak_megabytes
+
+
+def measure_idle(stream: Stream, seconds: float) -> float:
+    """The share of one core, in percent, that a reader takes while nothing is changed."""
+    with stream.reading() as figures:
+        wait_until(stream.is_open, 0.05)
+        time.sleep(AT_REST_SECONDS)
+        before, began = figures.read_cpu_seconds(), time.monotonic()
+        time.sleep(seconds)
+        return (figures.read_cpu_seconds() - before) / (time.monotonic() - began) * 100
+
+
+def measure_retained(stream: Stream, megabytes: int) -> tuple[float, float]:
+    """Megabytes of log that the source keeps while another of its databases writes so many, at most and at the end.
+
+    The end is one minute after the last write, or sooner where little is kept.
+    """
+    stream.source.execute("CREATE DATABASE neighbour")
+    most = 0.0
+    with connect(stream.source_url, dbname="neighbour") as neighbour, stream.reading():
+        wait_until(stream.is_open, 0.05)
+        neighbour.execute("CREATE TABLE filler (text text)")
+        begin = stream.read_position()
+
+        def read_written() -> float:
+            query = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)::float8"
+            found = stream.source.execute(query, (begin,)).fetchone()
+            return float(found[0]) / 1024**2 if found else 0.0
+
+        while read_written() < megabytes:
+            neighbour.execute("INSERT INTO filler SELECT repeat(md5(n::text), 30) FROM generate_series(1, 8000) n")
+            neighbour.execute("TRUNCATE filler")
+            most = max(most, stream.read_retained_bytes() / 1024**2)
+        ends = time.monotonic() + 60
+        while (left := stream.read_retained_bytes() / 1024**2) > 32 and time.monotonic() < ends:
+            time.sleep(1)
+    return most, left
 
 
 def run_reader(source_url: str, ledger_url: str) -> None:
@@ -248,37 +325,64 @@ def logical_source() -> Iterator[str]:
             embedded.stop(folder)
 
 
-def measure(stream: Stream, numbers: tuple[int, int, int, float]) -> list[Line]:
-    """All of it. ``numbers``: rows by one, rows by a hundred, rows of the large transaction, seconds of changes."""
-    single, hundreds, large, seconds = numbers
-    stream.begin()
-    lines = []
-    for per_transaction, number in ((1, single), (100, hundreds)):
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured: rows, seconds of changes and of rest, megabytes of a neighbour's log."""
+
+    single_rows: int = 20_000
+    hundreds_rows: int = 200_000
+    large_rows: int = 200_000
+    seconds: float = 30.0
+    idle_seconds: float = 30.0
+    neighbour_megabytes: int = 256
+
+
+QUICK = Extent(5_000, 50_000, 200_000, 5.0, 5.0, 128)
+LONG = Extent(large_rows=1_000_000, seconds=60.0, idle_seconds=120.0, neighbour_megabytes=1024)
+
+
+def measure_rates(stream: Stream, extent: Extent) -> Iterator[Line]:
+    """Captured changes beside changes that are recorded from memory."""
+    for per_transaction, number in ((1, extent.single_rows), (100, extent.hundreds_rows)):
         alone = measure_recorded(stream.ledger_url, number, f"bench{per_transaction}")
         captured = measure_captured(stream, number, per_transaction)
-        lines.append(
-            Line(
-                f"captured, {per_transaction} {'row' if per_transaction == 1 else 'rows'} a transaction",
-                captured,
-                "/s",
-                f"recorded in batches of 1,000: {alone:,.0f} /s",
-                captured / alone,
-                f"{WANTED_RATIO}",
-                captured / alone >= WANTED_RATIO,
-            )
+        yield Line(
+            f"captured, {per_transaction} {'row' if per_transaction == 1 else 'rows'} a transaction",
+            captured,
+            "/s",
+            f"recorded in batches of 1,000: {alone:,.0f} /s",
+            captured / alone,
+            f"{WANTED_RATIO}; 5,000 /s",
+            captured / alone >= WANTED_RATIO and captured >= 5_000,
         )
-    latencies = sorted(measure_latencies(stream, seconds))
-    cuts = statistics.quantiles(latencies, n=20)
+
+
+def measure_soon(stream: Stream, extent: Extent) -> Iterator[Line]:
+    """How soon a change is recorded, and how soon it is at the third party."""
+    from bench.captured_pushes import measure_pushes  # its imports would count as memory of the reader
+
     said = f"at {CHANGES_PER_SECOND} changes a second"
-    lines += [
-        Line("from commit to ledger, p50", statistics.median(latencies), "ms", said),
-        Line("from commit to ledger, p95", cuts[18], "ms", said),
-    ]
-    idle, peak = measure_memory(stream, 0), measure_memory(stream, large)
-    lines.append(
-        Line(f"memory, a transaction of {large:,} rows", peak, "MB", f"without rows: {idle:,.0f} MB", peak / idle)
-    )
-    return lines
+    ledger = cut_at_95(measure_latencies(stream, extent.seconds))
+    yield Line("from commit to ledger, p95", ledger, "ms", said, None, "100 ms", ledger <= 100)
+    there = cut_at_95(measure_pushes(stream.source_url, CHANGES_PER_SECOND, extent.seconds))
+    yield Line("from commit to third party, p95", there, "ms", said, None, "1,000 ms", there <= 1000)
+
+
+def measure_needs(stream: Stream, extent: Extent) -> Iterator[Line]:
+    """Memory, processor time and log that a stream takes."""
+    idle, peak = measure_memory(stream, 0), measure_memory(stream, extent.large_rows)
+    what = f"memory, a transaction of {extent.large_rows:,} rows"
+    yield Line(what, peak, "MB", f"without rows: {idle:,.0f} MB", peak / idle, "150 MB", peak <= 150)
+    share = measure_idle(stream, extent.idle_seconds)
+    yield Line(f"idle for {extent.idle_seconds:.0f} s: share of one core", share, "%", "", None, "1 %", share <= 1)
+    most, left = measure_retained(stream, extent.neighbour_megabytes)
+    what = f"log kept after {extent.neighbour_megabytes:,} MB of another database's"
+    yield Line(what, left, "MB", f"meanwhile: {most:,.0f} MB", None, "64 MB", left <= 64)
+
+
+def cut_at_95(values: list[float]) -> float:
+    """The 95th percentile."""
+    return statistics.quantiles(sorted(values), n=20)[18]
 
 
 def main() -> None:
@@ -290,11 +394,12 @@ def main() -> None:
     if options.reader:
         run_reader(*options.reader)
         return
-    numbers = (5_000, 50_000, 200_000, 5.0) if options.quick else (20_000, 200_000, 200_000, 30.0)
-    if options.long:
-        numbers = (*numbers[:2], 1_000_000, numbers[3])
+    extent = QUICK if options.quick else LONG if options.long else Extent()
     with database() as ledger_url, logical_source() as source_url:
-        show("capture", measure(Stream(source_url, ledger_url), numbers))
+        stream = Stream(source_url, ledger_url)
+        stream.begin()
+        parts = (measure_rates, measure_soon, measure_needs)
+        show("capture", [line for measure in parts for line in measure(stream, extent)])
 
 
 if __name__ == "__main__":
