@@ -37,9 +37,9 @@ test-ui: .venv/dev  ## what a user does in the Dagster UI, by clicks in a browse
 test-postgres: .venv/dev  ## the tests that matter for SQL, on this machine's Postgres or SYNC_TEST_DATABASE_URL
 	$(BIN)/python tests/support/on_machines_postgres.py -n 2 --dist loadscope
 
-test-long: .venv/dev  ## more and longer random histories, and 1,234 spoiled records under live load
+test-long: .venv/dev  ## more and longer random histories, 1,234 spoiled records under live load, 200 kills of captured streams
 	SYNC_TEST_HISTORIES=2000 SYNC_TEST_STEPS=100 $(BIN)/python -m pytest -m "long or not long" tests/guarantees/test_invariants.py
-	$(BIN)/python -m pytest -m long tests/guarantees/test_validation_under_load.py tests/field/test_field_outages.py tests/dagster/test_run_cancellation.py
+	$(BIN)/python -m pytest -m long tests/guarantees/test_validation_under_load.py tests/guarantees/test_capture_kills.py tests/field/test_field_outages.py tests/dagster/test_run_cancellation.py
 
 test-fuzz: .venv/dev  ## 60,000 odd requests and responses against real processes, with a table at the end (under ten minutes)
 	$(BIN)/python -m pytest -m long tests/fuzz
