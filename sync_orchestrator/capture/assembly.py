@@ -1,4 +1,4 @@
-"""From the messages of a log to batches that are recorded at once. Pure.
+"""From the transactions of a log to batches that are recorded at once, whatever database wrote them. Pure.
 
 A transaction is divided into pieces of equally many rows, so a large one needs little memory. Pieces are counted by
 rows of the log alone, so a transaction that is sent again has the same ones.
@@ -6,20 +6,12 @@ rows of the log alone, so a transaction that is sent again has the same ones.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
-from sync_orchestrator.capture.changes import CapturedChange, ChangeReader, combine
+from sync_orchestrator.capture.changes import CapturedChange, combine
 from sync_orchestrator.capture.parts import CapturedTable
-from sync_orchestrator.capture.pgoutput import (
-    DecodeFailed,
-    PgMessage,
-    Relation,
-    RowChange,
-    TransactionBegin,
-    TransactionEnd,
-    TruncatedTables,
-    format_lsn,
-)
+from sync_orchestrator.capture.positions import find_later
 from sync_orchestrator.core.intake.rejected_messages import Rejected
 
 PIECE_ROWS = 1000
@@ -35,47 +27,58 @@ class TransactionPiece:
     changes: tuple[CapturedChange, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class MissingChanges:
+    """Changes that the log does not tell: ``reason`` is a sentence, ``tables`` are those that they may be of."""
+
+    reason: str
+    tables: tuple[CapturedTable, ...]
+
+
 @dataclass(slots=True)
 class ChangeBatch:
     """What is recorded at once.
 
     Attributes:
-        position: Where the stream goes on once this is recorded; 0 where it does not move.
+        position: Where the stream goes on once this is recorded; empty where it does not move.
         partial: The last piece, where more of its transaction follows.
-        xids: The transactions, which reads of parts must see before this is recorded.
+        marks: The transactions, which reads of parts must see before this is recorded, as the source knows them.
         transactions: How many of them end here and brought something.
     """
 
     pieces: list[TransactionPiece] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     truncated: list[CapturedTable] = field(default_factory=list)
-    position: int = 0
+    missing: list[MissingChanges] = field(default_factory=list)
+    position: str = ""
     partial: str | None = None
-    xids: set[int] = field(default_factory=set)
+    marks: set[Hashable] = field(default_factory=set)
     transactions: int = 0
     size: int = 0
 
     @property
     def has_content(self) -> bool:
         """Whether there is more to record than a position."""
-        return bool(self.pieces or self.rejected or self.truncated)
+        return bool(self.pieces or self.rejected or self.truncated or self.missing)
 
 
 class BatchAssembler:
-    """Gathers messages of a log until they are taken as a batch."""
+    """Gathers the transactions of a log until they are taken as a batch."""
 
-    def __init__(self, reader: ChangeReader, partial: str | None = None) -> None:
+    def __init__(self, partial: str | None = None) -> None:
         """``partial``: the last piece that was recorded of the transaction that is sent first."""
-        self._reader = reader
         self._recorded = _parse_place(partial)
         self._batch = ChangeBatch()
-        self._begin: TransactionBegin | None = None
+        self._transaction: str | None = None
+        self._committed_at = 0
+        self._mark: Hashable = None
         self._rows = 0
         self._piece_number = 0
         self._brought_something = False
         self._changes: dict[tuple[str, str, str], CapturedChange] = {}
         self._rejected: list[Rejected] = []
         self._truncated: list[CapturedTable] = []
+        self._missing: list[MissingChanges] = []
 
     @property
     def batch(self) -> ChangeBatch:
@@ -90,76 +93,85 @@ class BatchAssembler:
     @property
     def is_within_transaction(self) -> bool:
         """Whether a transaction has begun and not ended."""
-        return self._begin is not None
+        return self._transaction is not None
 
     def take(self) -> ChangeBatch:
         """Returns what has been gathered, and begins anew."""
         batch, self._batch = self._batch, ChangeBatch()
         return batch
 
-    def note_end(self, position: int) -> None:
+    def note_end(self, position: str) -> None:
         """The server has sent all before a position."""
-        if self._begin is None:
-            self._batch.position = max(self._batch.position, position)
+        if self._transaction is None:
+            self._batch.position = find_later(self._batch.position, position)
 
-    def add(self, message: PgMessage) -> None:
-        """Takes a message in.
+    def begin_transaction(self, place: str, committed_at: int, mark: Hashable) -> None:
+        """A transaction begins.
 
-        Raises:
-            DecodeFailed: It cannot come here.
+        Args:
+            place: What tells it from all other transactions of this log.
+            committed_at: When it was committed, in microseconds since 1970.
+            mark: By which the source says whether reads see it.
         """
-        if isinstance(message, RowChange):
-            self._require_transaction()
-            self._add_row(message)
-        elif isinstance(message, Relation):
-            self._reader.describe_relation(message)
-        elif isinstance(message, TransactionBegin):
-            self._begin, self._rows, self._piece_number, self._brought_something = message, 0, 0, False
-        elif isinstance(message, TransactionEnd):
-            self._require_transaction()
-            self._end_piece(is_last=True)
-            self._batch.position = message.end_lsn
-            self._begin = None
-        elif isinstance(message, TruncatedTables):
-            self._truncated += self._reader.find_tables(message.relations)
+        self._transaction, self._committed_at, self._mark = place, committed_at, mark
+        self._rows, self._piece_number, self._brought_something = 0, 0, False
 
-    def _add_row(self, change: RowChange) -> None:
-        for found in self._reader.read_change(change):
-            if isinstance(found, Rejected):
-                self._rejected.append(found)
+    def set_mark(self, mark: Hashable) -> None:
+        """The mark of the open transaction, where it is known only as its rows come."""
+        self._mark = mark
+
+    def add_row(self, found: Iterable[CapturedChange | Rejected]) -> None:
+        """Takes in what a row of the open transaction says."""
+        for each in found:
+            if isinstance(each, Rejected):
+                self._rejected.append(each)
             else:
-                self._changes[found.place] = combine(self._changes.pop(found.place, None), found)
+                self._changes[each.place] = combine(self._changes.pop(each.place, None), each)
         self._rows += 1
         self._batch.size += 1
         if self._rows % PIECE_ROWS == 0:
             self._end_piece(is_last=False)
 
+    def note_truncated(self, tables: Iterable[CapturedTable]) -> None:
+        """Tables were emptied within the open transaction."""
+        self._truncated += tables
+
+    def note_missing(self, missing: MissingChanges) -> None:
+        """Changes of the open transaction are not in the log."""
+        if missing not in self._missing:
+            self._missing.append(missing)
+
+    def end_transaction(self, position: str) -> None:
+        """The open transaction ends; ``position``: where the next one may begin."""
+        self._end_piece(is_last=True)
+        self._batch.position = position
+        self._transaction = None
+
     def _end_piece(self, *, is_last: bool) -> None:
-        begin = self._begin
-        assert begin is not None
+        transaction = self._transaction
+        assert transaction is not None
         self._piece_number += 1
-        changes, rejected, truncated = tuple(self._changes.values()), self._rejected, self._truncated
-        self._changes, self._rejected, self._truncated = {}, [], []
-        is_new = begin.lsn != self._recorded[0] or self._piece_number > self._recorded[1]
-        place = f"{format_lsn(begin.lsn)}/{self._piece_number}"
-        if is_new and (changes or rejected or truncated):
+        changes, rejected = tuple(self._changes.values()), self._rejected
+        truncated, missing = self._truncated, self._missing
+        self._changes, self._rejected, self._truncated, self._missing = {}, [], [], []
+        is_new = transaction != self._recorded[0] or self._piece_number > self._recorded[1]
+        place = f"{transaction}/{self._piece_number}"
+        if is_new and (changes or rejected or truncated or missing):
             self._brought_something = True
-            self._batch.xids.add(begin.xid)
+            self._batch.marks.add(self._mark)
             self._batch.rejected += rejected
             self._batch.truncated += truncated
+            self._batch.missing += missing
             if changes:
-                self._batch.pieces.append(TransactionPiece(place, begin.committed_at, changes))
+                self._batch.pieces.append(TransactionPiece(place, self._committed_at, changes))
         self._batch.partial = None if is_last else place if is_new else self._batch.partial
         if is_last:
             self._batch.transactions += self._brought_something
 
-    def _require_transaction(self) -> None:
-        if self._begin is None:
-            raise DecodeFailed("a change outside of a transaction")
 
-
-def _parse_place(place: str | None) -> tuple[int, int]:
+def _parse_place(place: str | None) -> tuple[str, int]:
+    """The transaction of a piece, and the piece's number in it."""
     if place is None:
-        return 0, 0
-    high, low, number = place.split("/")
-    return int(high, 16) << 32 | int(low, 16), int(number)
+        return "", 0
+    transaction, _, number = place.rpartition("/")
+    return transaction, int(number)

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, Engine
 
+from sync_orchestrator.capture.engines import open_capture_source
 from sync_orchestrator.capture.parts import entities_by_table, list_captured_tables
-from sync_orchestrator.capture.postgres import PostgresSource
-from sync_orchestrator.capture.preparation import inspect_source
+from sync_orchestrator.capture.port import CaptureSource
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.sources import SqlSourceSettings
 from sync_orchestrator.core.capture import streams
@@ -27,13 +27,10 @@ def reset_stream(engine: Engine, config: Config, name: str) -> str:
     tables = list_captured_tables(config, name)
     token = _claim(engine, name)
     try:
-        with source.connect() as connection:
-            found = inspect_source(connection, source.capture, tables)
+        found = source.inspect(tables)
         if found.problems:
             raise NotPrepared(*found.problems)
-        source.drop_slot()
-        position = source.create_slot(lambda: None)
-        identity = f"{source.identify().text}; publication {found.publication}"
+        identity, position = source.begin_anew(found, lambda: None)
         stream = streams.CaptureStream(name, identity, position, None, 0, found.name_tables())
 
         def write(connection: Connection) -> None:
@@ -65,11 +62,11 @@ def drop_stream(engine: Engine, config: Config, name: str) -> bool:
     return had_slot
 
 
-def _open_source(config: Config, name: str) -> PostgresSource:
+def _open_source(config: Config, name: str) -> CaptureSource:
     settings = config.sources.get(name)
     if not isinstance(settings, SqlSourceSettings) or settings.capture is None:
         raise NotFound(f"the source '{name}' has no 'capture' in sync.yaml")
-    return PostgresSource(name, settings)
+    return open_capture_source(name, settings)
 
 
 def _claim(engine: Engine, name: str) -> int:

@@ -209,7 +209,7 @@ class PostgresSource:
         return True
 
     @contextmanager
-    def open_log(self, position: str) -> Iterator[PostgresLog]:
+    def open_messages(self, position: str) -> Iterator[PostgresLog]:
         """The log from a position on, until the block is left.
 
         Raises:

@@ -62,6 +62,11 @@ class SourcePreparation:
     memberships: dict[int, int] = field(default_factory=dict)
     publication: str = ""
 
+    @property
+    def identity(self) -> str:
+        """What a stream's position belongs to besides the server."""
+        return f"publication {self.publication}"
+
     def name_tables(self) -> dict[str, str]:
         """The captured tables as a stream keeps them: by name, what they and their membership are known by."""
         return {name: f"{oid}/{self.memberships.get(oid, 0)}" for name, oid in sorted(self.oids.items())}

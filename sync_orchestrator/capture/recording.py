@@ -11,8 +11,14 @@ from sqlalchemy import Connection, Engine
 from sync_orchestrator.capture.assembly import ChangeBatch, TransactionPiece
 from sync_orchestrator.capture.changes import CapturedChange
 from sync_orchestrator.capture.parts import entities_by_table
-from sync_orchestrator.capture.pgoutput import format_lsn, parse_lsn
-from sync_orchestrator.core.capture.streams import StreamMove, move_stream, note_truncation, read_known_versions
+from sync_orchestrator.capture.positions import find_later, has_passed
+from sync_orchestrator.core.capture.streams import (
+    StreamMove,
+    move_stream,
+    note_missing_changes,
+    note_truncation,
+    read_known_versions,
+)
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.intake import rejected_messages
@@ -76,6 +82,9 @@ def record_batch(engine: Engine, at: StreamPosition, batch: ChangeBatch, most_by
             tables = entities_by_table(batch.truncated)
             entities = sorted({entity for names in tables.values() for entity in names})
             note_truncation(connection, at.name, sorted(tables), entities)
+        for missing in batch.missing:
+            entities = sorted({entity for table in missing.tables for entity in table.entities})
+            note_missing_changes(connection, at.name, missing.reason, entities)
         _before_commit()
 
     in_transaction(engine, write)
@@ -88,11 +97,10 @@ def find_next_place(at: StreamPosition, batch: ChangeBatch) -> tuple[str, str | 
     A position never goes back: a server that was just connected to names places that were passed before, and the slot
     may have been told more. What is recorded of a transaction counts until its end is passed.
     """
-    position = max(batch.position, parse_lsn(at.position))
+    position = find_later(at.position, batch.position)
     if batch.partial is not None or at.partial is None:
-        return format_lsn(position), batch.partial
-    is_passed = position > parse_lsn(at.partial.rpartition("/")[0])
-    return format_lsn(position), None if is_passed else at.partial
+        return position, batch.partial
+    return position, None if has_passed(position, at.partial.rpartition("/")[0]) else at.partial
 
 
 def build_events(connection: Connection, stream_id: str, pieces: Sequence[TransactionPiece]) -> list[ChangeEvent]:

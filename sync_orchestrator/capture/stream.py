@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from sync_orchestrator.capture.assembly import BatchAssembler, ChangeBatch
-from sync_orchestrator.capture.changes import ChangeReader
+from sync_orchestrator.capture.assembly import ChangeBatch
+from sync_orchestrator.capture.engines import open_capture_source
 from sync_orchestrator.capture.parts import CapturedTable, entities_by_table, list_captured_tables
-from sync_orchestrator.capture.pgoutput import DecodeFailed, decode_message, format_lsn, parse_lsn
-from sync_orchestrator.capture.postgres import Keepalive, PostgresLog, PostgresSource, find_loss
-from sync_orchestrator.capture.preparation import SourcePreparation, inspect_source
+from sync_orchestrator.capture.port import CaptureLog, CaptureSource, Received
+from sync_orchestrator.capture.positions import find_later
+from sync_orchestrator.capture.preparation import SourcePreparation
 from sync_orchestrator.capture.recording import ReplacedReader, StreamPosition, make_stream_id, record_batch
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.sources import SqlSourceSettings
@@ -50,6 +50,7 @@ _FIRST_PAUSE_SECONDS = 0.5
 _MAX_PAUSE_SECONDS = 30.0
 _LEASE_WAIT_SECONDS = 1.0
 _IDLE_MOVE_SECONDS = 10.0
+_CAUGHT_UP_SECONDS = 2.0
 _MEASURE_SECONDS = 5.0
 _SLOW_LEDGER_SECONDS = 3.0
 """A batch that takes longer to record closes the connection to the source, which may want to shut down."""
@@ -101,7 +102,7 @@ class StreamReader:
         self._config = config
         self._stop = stop
         self._tables = list_captured_tables(config, name)
-        self._source = PostgresSource(name, settings)
+        self._source = open_capture_source(name, settings)
         self._token: int | None = None
         self._pause = _FIRST_PAUSE_SECONDS
         self._lease_seconds = streams.STREAM_LEASE_SECONDS
@@ -153,7 +154,7 @@ class StreamReader:
         try:
             stream = self._begin_stream()
         except LogLost as error:
-            stream = self._replace_slot(str(error))
+            stream = self._begin_anew(str(error))
         assert self._token is not None
         at = StreamPosition(
             self.name,
@@ -164,11 +165,11 @@ class StreamReader:
             make_stream_id(stream.identity),
         )
         try:
-            with self._source.open_log(stream.position) as log:
+            with self._source.open_log(stream, self._tables, self._config.limits.event_bytes) as log:
                 self._report_up()
                 OpenStream(self._engine, self._config, self._source, log, stream, at, self._tables, self._stop).read()
         except LogLost as error:
-            self._replace_slot(str(error))
+            self._begin_anew(str(error))
 
     def _hold_lease(self) -> bool:
         if self._token is not None and self._renew():
@@ -198,33 +199,16 @@ class StreamReader:
         found = self._inspect()
         stream = self._in_transaction(lambda connection: streams.read_stream(connection, self.name))
         assert stream is not None
-        server = self._source.identify()
-        identity = f"{server.text}; publication {found.publication}"
-        slot = self._source.find_slot()
-        if slot is not None and (slot.plugin, slot.database) != ("pgoutput", server.database):
-            raise NotPrepared(
-                f"the replication slot {self._source.capture.slot} is of plugin {slot.plugin} and database "
-                f"{slot.database}: give this stream a slot of its own (capture.slot)"
-            )
-        if not stream.identity:
-            position = format_lsn(slot.confirmed) if slot is not None and not slot.is_lost else None
-            if position is None:
-                self._source.drop_slot()
-                position = self._source.create_slot(self._keep_lease)
-            stream = replace(stream, position=position)
-        elif (loss := find_loss(stream.identity, stream.position, server, identity, slot)) is not None:
-            raise LogLost(loss)
-        stream = replace(stream, identity=identity, tables=found.name_tables())
+        identity, position, partial = self._source.resume(stream, found, self._keep_lease)
+        stream = replace(stream, identity=identity, position=position, partial=partial, tables=found.name_tables())
         self._open_stream(stream, None)
         return stream
 
-    def _replace_slot(self, reason: str) -> CaptureStream:
-        """Makes a new slot at once, so that no more is lost, and says what is missing."""
+    def _begin_anew(self, reason: str) -> CaptureStream:
+        """Begins at the end of the log at once, so that no more is lost, and says what is missing."""
         _log.error("%s: changes are missing: %s", self.name, reason)
         found = self._inspect()
-        self._source.drop_slot()
-        position = self._source.create_slot(self._keep_lease)
-        identity = f"{self._source.identify().text}; publication {found.publication}"
+        identity, position = self._source.begin_anew(found, self._keep_lease)
         stream = CaptureStream(self.name, identity, position, None, 0, found.name_tables())
         self._open_stream(stream, reason)
         return stream
@@ -319,8 +303,8 @@ class OpenStream:
         self,
         engine: Engine,
         config: Config,
-        source: PostgresSource,
-        log: PostgresLog,
+        source: CaptureSource,
+        log: CaptureLog,
         stream: CaptureStream,
         at: StreamPosition,
         tables: Sequence[CapturedTable],
@@ -334,14 +318,7 @@ class OpenStream:
         self._at = at
         self._tables = tables
         self._stop = stop
-        reader = ChangeReader(
-            tables,
-            {name: int(mark.partition("/")[0]) for name, mark in stream.tables.items()},
-            log.get_loader,
-            source.list_columns,
-            config.limits.event_bytes,
-        )
-        self._assembler = BatchAssembler(reader, at.partial)
+        self._assembler = log.assembler
         self._moved_at = self._measured_at = self._caught_up_at = time.monotonic()
         self._recording: Recording | None = None
 
@@ -353,46 +330,33 @@ class OpenStream:
             LogLost: The source cannot give the log any more.
             ReplacedReader: Another reader has the stream.
         """
-        self._log.acknowledge(parse_lsn(self._at.position))
+        self._log.acknowledge(self._at.position)
         with ThreadPoolExecutor(1, "capture-record") as recorder:
             while not self._stop.is_set():
                 self._read_once(recorder)
             self._finish_recording()
 
     def _read_once(self, recorder: ThreadPoolExecutor) -> None:
-        """Receives one message, and records what has been gathered where no other follows at once.
+        """Receives a part of the log, and records what has been gathered where no other follows at once.
 
         A batch is recorded while the next one is gathered, so that neither the ledger nor the decoder waits.
         """
         is_busy = self._assembler.batch.has_content or self._recording is not None
-        message = self._log.receive(0 if is_busy else _WAIT_SECONDS)
-        wants_reply = False
-        if isinstance(message, Keepalive):
-            self._assembler.note_end(message.end)
-            wants_reply = message.wants_reply
-        elif message is not None:
-            self._decode(message)
-            if not self._assembler.is_full:
-                return
+        received = self._log.receive(0 if is_busy else _WAIT_SECONDS)
+        if received is Received.CONTENT and not self._assembler.is_full:
+            return
         self._finish_recording()
         if self._assembler.batch.has_content:
             self._begin_recording(recorder, self._assembler.take())
         elif not self._assembler.is_within_transaction:
             self._caught_up_at = time.monotonic()
-            self._move_idle(recorder, at_once=wants_reply)
+            self._move_idle(recorder, at_once=received is Received.ASKED)
         self._measure_if_due()
-
-    def _decode(self, data: bytes) -> None:
-        try:
-            message = decode_message(data)
-            if message is not None:
-                self._assembler.add(message)
-        except DecodeFailed as error:
-            raise LogDown(f"the log cannot be read: {error}") from None
 
     def _move_idle(self, recorder: ThreadPoolExecutor, *, at_once: bool) -> None:
         """Goes on with the server's position: other databases of the server may write a lot."""
-        if self._assembler.batch.position <= parse_lsn(self._at.position):
+        position = self._assembler.batch.position
+        if find_later(self._at.position, position) == self._at.position:
             return
         if at_once or time.monotonic() - self._moved_at > _IDLE_MOVE_SECONDS:
             self._begin_recording(recorder, self._assembler.take())
@@ -401,7 +365,7 @@ class OpenStream:
     def _begin_recording(self, recorder: ThreadPoolExecutor, batch: ChangeBatch) -> None:
         if batch.has_content:
             _taken()
-            self._wait_until_visible(batch.xids)
+            self._wait_until_visible(batch.marks)
         done = recorder.submit(record_batch, self._engine, self._at, batch, self._config.limits.event_bytes)
         self._recording = Recording(done, batch.has_content, time.monotonic())
 
@@ -413,7 +377,7 @@ class OpenStream:
         self._at = self._wait_for(recording)
         if recording.has_content:
             _committed()
-        self._log.acknowledge(parse_lsn(self._at.position))
+        self._log.acknowledge(self._at.position)
         if recording.has_content:
             _acknowledged()
         self._moved_at = time.monotonic()
@@ -430,12 +394,11 @@ class OpenStream:
             recording.done.result()
             raise _SlowLedger from None
 
-    def _wait_until_visible(self, xids: set[int]) -> None:
+    def _wait_until_visible(self, marks: set[Hashable]) -> None:
         """Waits until reads of parts see these transactions: the log shows a commit before others see it."""
         pause = _FIRST_LOOK_SECONDS
         while True:
-            snapshot = self._source.read_snapshot()
-            if all(snapshot.sees(xid) for xid in xids):
+            if self._source.sees(marks):
                 return
             if self._stop.is_set():
                 raise _Stopped
@@ -452,11 +415,11 @@ class OpenStream:
             return
         self._measured_at = now
         found = inspect_or_forget(self._engine, self._source, self._at.name, self._tables)
-        if found.name_tables() != dict(self._stream.tables) or not self._stream.identity.endswith(
-            f"publication {found.publication}"
-        ):
+        if found.name_tables() != dict(self._stream.tables) or not self._stream.identity.endswith(found.identity):
             raise LogDown("its tables or its publication were made anew")
-        retained, behind = self._source.read_retained_bytes() or 0, now - self._caught_up_at
+        retained, behind = self._log.read_retained_bytes() or 0, now - self._caught_up_at
+        if behind > _CAUGHT_UP_SECONDS:
+            behind = max(behind, self._log.measure_age_seconds())
         problems = self._describe_lag(retained, behind)
 
         def write(connection: Connection) -> bool:
@@ -481,15 +444,8 @@ class OpenStream:
                 f"{limits.max_behind_seconds:g})"
             )
         if retained > limits.max_retained_bytes:
-            why = (
-                "since the stream is behind"
-                if behind > limits.max_behind_seconds
-                else "though all is acknowledged: a transaction is open there for long (pg_stat_activity.xact_start)"
-            )
-            problems.append(
-                f"the source keeps {retained / 1024**2:.0f} MiB of its log {why} (capture.max_retained_bytes is "
-                f"{limits.max_retained_bytes / 1024**2:.0f} MiB)"
-            )
+            is_behind = behind > limits.max_behind_seconds
+            problems.append(self._source.describe_retained(retained, is_behind=is_behind))
         return problems
 
 
@@ -500,15 +456,14 @@ def _describe_interruption(error: Exception) -> str:
 
 
 def inspect_or_forget(
-    engine: Engine, source: PostgresSource, name: str, tables: Sequence[CapturedTable]
+    engine: Engine, source: CaptureSource, name: str, tables: Sequence[CapturedTable]
 ) -> SourcePreparation:
     """Looks at what a source has.
 
     Raises:
         NotPrepared: It lacks something. Which tables are not captured any more is written down before.
     """
-    with source.connect() as connection:
-        found = inspect_source(connection, source.capture, tables)
+    found = source.inspect(tables)
     if found.problems:
         gone = [table.name for table in tables if table.name not in found.oids]
         in_transaction(engine, lambda connection: streams.forget_tables(connection, name, gone))

@@ -79,17 +79,15 @@ def capture_prepare(
 
 
 def _prepare_source(config: Config, name: str) -> tuple[bool, list[str]]:
+    from sync_orchestrator.capture.engines import open_capture_source
     from sync_orchestrator.capture.parts import list_captured_tables
-    from sync_orchestrator.capture.postgres import PostgresSource
-    from sync_orchestrator.capture.preparation import inspect_source
     from sync_orchestrator.config.sources import SqlSourceSettings
 
     settings = config.sources[name]
     assert isinstance(settings, SqlSourceSettings)
-    source = PostgresSource(name, settings)
+    source = open_capture_source(name, settings)
     try:
-        with source.connect() as connection:
-            found = inspect_source(connection, source.capture, list_captured_tables(config, name))
+        found = source.inspect(list_captured_tables(config, name))
     finally:
         source.close()
     lines = [f"-- {name}: {problem}" for problem in found.problems]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from sync_orchestrator.capture.engines import open_capture_source
 from sync_orchestrator.capture.parts import list_captured_tables
-from sync_orchestrator.capture.postgres import PostgresSource
-from sync_orchestrator.capture.preparation import SourcePreparation, inspect_source
+from sync_orchestrator.capture.port import CaptureSource
+from sync_orchestrator.capture.preparation import SourcePreparation
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.sources import SqlSourceSettings
 from sync_orchestrator.conformance.live_check.report import CheckStep, Told
@@ -45,10 +46,9 @@ def _inspect(config: Config, name: str) -> SourcePreparation:
     """Raises LogDown where the server does not let the stream's user in, also for replication."""
     settings = config.sources[name]
     assert isinstance(settings, SqlSourceSettings)
-    source = PostgresSource(name, settings)
+    source = open_capture_source(name, settings)
     try:
-        with source.connect() as connection:
-            found = inspect_source(connection, source.capture, list_captured_tables(config, name))
+        found = source.inspect(list_captured_tables(config, name))
         if not found.problems:
             _try_replication(source, found)
         return found
@@ -56,9 +56,9 @@ def _inspect(config: Config, name: str) -> SourcePreparation:
         source.close()
 
 
-def _try_replication(source: PostgresSource, found: SourcePreparation) -> None:
+def _try_replication(source: CaptureSource, found: SourcePreparation) -> None:
     """Opens a connection for replication, as the stream does."""
     try:
-        source.identify()
+        source.try_replication()
     except LogDown as error:
         found.problems.append(f"a connection for replication is refused: {error}")

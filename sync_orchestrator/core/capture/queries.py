@@ -55,6 +55,8 @@ SET identity = %(identity)s, position = %(position)s, partial = %(partial)s, tab
 WHERE name = %(name)s AND lease_token = %(token)s RETURNING name
 """
 
+NOTE_LOSS = "UPDATE sync.streams SET lost = %(lost)s, lost_at = sync.clock() WHERE name = %(name)s"
+
 DELETE_STREAM = "DELETE FROM sync.streams WHERE name = %(name)s RETURNING name"
 
 END_LEASE = "UPDATE sync.streams SET lease_until = NULL, lease_token = NULL WHERE name = %(name)s"

@@ -217,6 +217,20 @@ def note_truncation(connection: Connection, name: str, tables: Sequence[str], en
     )
 
 
+def note_missing_changes(connection: Connection, name: str, reason: str, entities: Sequence[str]) -> None:
+    """Alerts of changes that the log does not tell, in the caller's transaction; the stream goes on.
+
+    Args:
+        connection: A connection within a transaction.
+        name: The stream.
+        reason: Why they are missing, in a sentence.
+        entities: The entities that they may be of; their groups are unproven until a full sync.
+    """
+    mark_groups_unproven(connection, entities, f"source {name}: {reason}")
+    run(connection, queries.NOTE_LOSS, name=name, lost=reason)
+    _alert_of_loss(connection, name, reason, entities)
+
+
 def note_figures(connection: Connection, name: str, problems: Sequence[str]) -> None:
     """Alerts of a stream that is behind, or ends that alert where there are no ``problems``."""
     if problems:

@@ -1,0 +1,171 @@
+"""The log of a Postgres as a stream reads it: messages of ``pgoutput`` become transactions of the assembler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+
+from sync_orchestrator.capture.assembly import BatchAssembler
+from sync_orchestrator.capture.changes import ChangeReader
+from sync_orchestrator.capture.parts import CapturedTable
+from sync_orchestrator.capture.pgoutput import (
+    DecodeFailed,
+    PgMessage,
+    Relation,
+    RowChange,
+    TransactionBegin,
+    TransactionEnd,
+    TruncatedTables,
+    decode_message,
+    format_lsn,
+    parse_lsn,
+)
+from sync_orchestrator.capture.port import Received
+from sync_orchestrator.capture.postgres import Keepalive, PostgresLog, PostgresSource, find_loss
+from sync_orchestrator.capture.preparation import SourcePreparation, inspect_source
+from sync_orchestrator.core.capture.streams import CaptureStream
+from sync_orchestrator.errors import LogDown, LogLost, NotPrepared
+
+
+class PgoutputReader:
+    """Takes messages of a log into an assembler. Pure."""
+
+    def __init__(self, reader: ChangeReader, assembler: BatchAssembler) -> None:
+        self._reader = reader
+        self._assembler = assembler
+
+    def add(self, message: PgMessage) -> None:
+        """Takes a message in.
+
+        Raises:
+            DecodeFailed: It cannot come here.
+        """
+        if isinstance(message, RowChange):
+            self._require_transaction()
+            self._assembler.add_row(self._reader.read_change(message))
+        elif isinstance(message, Relation):
+            self._reader.describe_relation(message)
+        elif isinstance(message, TransactionBegin):
+            self._assembler.begin_transaction(format_lsn(message.lsn), message.committed_at, message.xid)
+        elif isinstance(message, TransactionEnd):
+            self._require_transaction()
+            self._assembler.end_transaction(format_lsn(message.end_lsn))
+        elif isinstance(message, TruncatedTables):
+            self._assembler.note_truncated(self._reader.find_tables(message.relations))
+
+    def _require_transaction(self) -> None:
+        if not self._assembler.is_within_transaction:
+            raise DecodeFailed("a change outside of a transaction")
+
+
+class PostgresCaptureLog:
+    """An open log of a Postgres (``CaptureLog``)."""
+
+    def __init__(self, source: PostgresSource, log: PostgresLog, reader: ChangeReader, partial: str | None) -> None:
+        self.assembler = BatchAssembler(partial)
+        self._source = source
+        self._log = log
+        self._reader = PgoutputReader(reader, self.assembler)
+
+    def receive(self, wait_seconds: float) -> Received:
+        """Takes the next message into the assembler."""
+        message = self._log.receive(wait_seconds)
+        if message is None:
+            return Received.NOTHING
+        if isinstance(message, Keepalive):
+            self.assembler.note_end(format_lsn(message.end))
+            return Received.ASKED if message.wants_reply else Received.IDLE
+        try:
+            decoded = decode_message(message)
+            if decoded is not None:
+                self._reader.add(decoded)
+        except DecodeFailed as error:
+            raise LogDown(f"the log cannot be read: {error}") from None
+        return Received.CONTENT
+
+    def acknowledge(self, position: str) -> None:
+        """Tells the server that all before a position is recorded for good."""
+        self._log.acknowledge(parse_lsn(position))
+
+    def hold(self, seconds: float) -> None:
+        """Receives nothing for a while, and is heard of."""
+        self._log.hold(seconds)
+
+    def read_retained_bytes(self) -> int | None:
+        """How much of its log the server keeps for the slot."""
+        return self._source.read_retained_bytes()
+
+    def measure_age_seconds(self) -> float:
+        """Not known: the clock of the source is not ours."""
+        return 0.0
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._log.close()
+
+
+class PostgresCapture(PostgresSource):
+    """A Postgres as the source of a stream (``CaptureSource``)."""
+
+    def inspect(self, tables: Sequence[CapturedTable]) -> SourcePreparation:
+        """Looks at catalogs only."""
+        with self.connect() as connection:
+            return inspect_source(connection, self.capture, tables)
+
+    def try_replication(self) -> None:
+        """Opens a connection that speaks the replication protocol."""
+        self.identify()
+
+    def resume(
+        self, stream: CaptureStream, found: SourcePreparation, on_wait: Callable[[], None]
+    ) -> tuple[str, str, str | None]:
+        """Compares the server and its slot with the stream; makes the slot where the stream begins."""
+        server = self.identify()
+        identity = f"{server.text}; {found.identity}"
+        slot = self.find_slot()
+        if slot is not None and (slot.plugin, slot.database) != ("pgoutput", server.database):
+            raise NotPrepared(
+                f"the replication slot {self.capture.slot} is of plugin {slot.plugin} and database "
+                f"{slot.database}: give this stream a slot of its own (capture.slot)"
+            )
+        if not stream.identity:
+            if slot is not None and not slot.is_lost:
+                return identity, format_lsn(slot.confirmed), stream.partial
+            self.drop_slot()
+            return identity, self.create_slot(on_wait), stream.partial
+        if (loss := find_loss(stream.identity, stream.position, server, identity, slot)) is not None:
+            raise LogLost(loss)
+        return identity, stream.position, stream.partial
+
+    def begin_anew(self, found: SourcePreparation, on_wait: Callable[[], None]) -> tuple[str, str]:
+        """Replaces the slot."""
+        self.drop_slot()
+        position = self.create_slot(on_wait)
+        return f"{self.identify().text}; {found.identity}", position
+
+    @contextmanager
+    def open_log(
+        self, stream: CaptureStream, tables: Sequence[CapturedTable], most_bytes: int
+    ) -> Iterator[PostgresCaptureLog]:
+        """The log from a stream's position on, until the block is left."""
+        with self.open_messages(stream.position) as log:
+            oids = {name: int(mark.partition("/")[0]) for name, mark in stream.tables.items()}
+            reader = ChangeReader(tables, oids, log.get_loader, self.list_columns, most_bytes)
+            yield PostgresCaptureLog(self, log, reader, stream.partial)
+
+    def sees(self, marks: set[Hashable]) -> bool:
+        """Whether a snapshot that is taken now sees transactions, by their numbers."""
+        snapshot = self.read_snapshot()
+        return all(snapshot.sees(xid) for xid in marks if isinstance(xid, int))
+
+    def describe_retained(self, retained_bytes: int, *, is_behind: bool) -> str:
+        """A sentence for more retained bytes than ``max_retained_bytes``."""
+        why = (
+            "since the stream is behind"
+            if is_behind
+            else "though all is acknowledged: a transaction is open there for long (pg_stat_activity.xact_start)"
+        )
+        return (
+            f"the source keeps {retained_bytes / 1024**2:.0f} MiB of its log {why} (capture.max_retained_bytes is "
+            f"{self.capture.max_retained_bytes / 1024**2:.0f} MiB)"
+        )
