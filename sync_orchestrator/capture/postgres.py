@@ -379,13 +379,13 @@ class PostgresLog:
     def receive(self, wait_seconds: float) -> bytes | Keepalive | None:
         """The next message of the output plugin, or of the server; None where none came in time."""
         self._acknowledge_in_time()
-        if (found := self._get_message()) is not None:
+        if (found := self.take_buffered()) is not None:
             return found
         ends = time.monotonic() + wait_seconds
         has_looked = False
         while True:
             self._acknowledge_in_time()
-            found = self._get_message()
+            found = self.take_buffered()
             if found is not None:
                 return found
             left = ends - time.monotonic()
@@ -427,7 +427,8 @@ class PostgresLog:
         except (psycopg.Error, OSError, ValueError) as error:
             raise LogDown(self._source.describe(error)) from None
 
-    def _get_message(self) -> bytes | Keepalive | None:
+    def take_buffered(self) -> bytes | Keepalive | None:
+        """The next message that has already come; None where there is none."""
         try:
             size, found = self._pgconn.get_copy_data(1)
         except psycopg.Error as error:

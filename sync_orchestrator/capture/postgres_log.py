@@ -68,20 +68,25 @@ class PostgresCaptureLog:
         self._reader = PgoutputReader(reader, self.assembler)
 
     def receive(self, wait_seconds: float) -> Received:
-        """Takes the next message into the assembler."""
+        """Takes the messages that are there into the assembler, until it has enough."""
         message = self._log.receive(wait_seconds)
         if message is None:
             return Received.NOTHING
-        if isinstance(message, Keepalive):
-            self.assembler.note_end(format_lsn(message.end))
-            return Received.ASKED if message.wants_reply else Received.IDLE
+        while message is not None:
+            if isinstance(message, Keepalive):
+                self.assembler.note_end(format_lsn(message.end))
+                return Received.ASKED if message.wants_reply else Received.IDLE
+            self._add(message)
+            message = None if self.assembler.is_full else self._log.take_buffered()
+        return Received.CONTENT
+
+    def _add(self, data: bytes) -> None:
         try:
-            decoded = decode_message(message)
+            decoded = decode_message(data)
             if decoded is not None:
                 self._reader.add(decoded)
         except DecodeFailed as error:
             raise LogDown(f"the log cannot be read: {error}") from None
-        return Received.CONTENT
 
     def acknowledge(self, position: str) -> None:
         """Tells the server that all before a position is recorded for good."""
