@@ -43,7 +43,6 @@ class ChangeBatch:
         position: Where the stream goes on once this is recorded; 0 where it does not move.
         partial: The last piece, where more of its transaction follows.
         xids: The transactions, which reads of parts must see before this is recorded.
-        transactions: How many of them end here and brought something.
     """
 
     pieces: list[TransactionPiece] = field(default_factory=list)
@@ -52,7 +51,6 @@ class ChangeBatch:
     position: int = 0
     partial: str | None = None
     xids: set[int] = field(default_factory=set)
-    transactions: int = 0
     size: int = 0
 
     @property
@@ -72,7 +70,6 @@ class BatchAssembler:
         self._begin: TransactionBegin | None = None
         self._rows = 0
         self._piece_number = 0
-        self._brought_something = False
         self._changes: dict[tuple[str, str, str], CapturedChange] = {}
         self._rejected: list[Rejected] = []
         self._truncated: list[CapturedTable] = []
@@ -114,7 +111,7 @@ class BatchAssembler:
         elif isinstance(message, Relation):
             self._reader.describe_relation(message)
         elif isinstance(message, TransactionBegin):
-            self._begin, self._rows, self._piece_number, self._brought_something = message, 0, 0, False
+            self._begin, self._rows, self._piece_number = message, 0, 0
         elif isinstance(message, TransactionEnd):
             self._require_transaction()
             self._end_piece(is_last=True)
@@ -143,15 +140,12 @@ class BatchAssembler:
         is_new = begin.lsn != self._recorded[0] or self._piece_number > self._recorded[1]
         place = f"{format_lsn(begin.lsn)}/{self._piece_number}"
         if is_new and (changes or rejected or truncated):
-            self._brought_something = True
             self._batch.xids.add(begin.xid)
             self._batch.rejected += rejected
             self._batch.truncated += truncated
             if changes:
                 self._batch.pieces.append(TransactionPiece(place, begin.committed_at, changes))
         self._batch.partial = None if is_last else place if is_new else self._batch.partial
-        if is_last:
-            self._batch.transactions += self._brought_something
 
     def _require_transaction(self) -> None:
         if self._begin is None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.capture.parts import entities_by_table, list_captured_tables
+from sync_orchestrator.capture.parts import entities_by_table, list_captured_tables, numbered_entities
 from sync_orchestrator.capture.postgres import PostgresSource
 from sync_orchestrator.capture.preparation import inspect_source
 from sync_orchestrator.config import Config
@@ -34,7 +34,9 @@ def reset_stream(engine: Engine, config: Config, name: str) -> str:
         source.drop_slot()
         position = source.create_slot(lambda: None)
         identity = f"{source.identify().text}; publication {found.publication}"
-        stream = streams.CaptureStream(name, identity, position, None, 0, found.name_tables())
+        stream = streams.CaptureStream(
+            name, identity, position, None, 0, found.name_tables(), numbered_entities(tables)
+        )
 
         def write(connection: Connection) -> None:
             forgotten = replace(stream, tables={})

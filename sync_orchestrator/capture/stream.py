@@ -7,13 +7,15 @@ readers; so one that cannot record closes the connection at once.
 from __future__ import annotations
 
 import logging
+import select
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import closing
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Engine
@@ -21,7 +23,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sync_orchestrator.capture.assembly import BatchAssembler, ChangeBatch
 from sync_orchestrator.capture.changes import ChangeReader
-from sync_orchestrator.capture.parts import CapturedTable, entities_by_table, list_captured_tables
+from sync_orchestrator.capture.parts import (
+    CapturedTable,
+    entities_by_table,
+    list_captured_tables,
+    numbered_entities,
+)
 from sync_orchestrator.capture.pgoutput import DecodeFailed, decode_message, format_lsn, parse_lsn
 from sync_orchestrator.capture.postgres import Keepalive, PostgresLog, PostgresSource, find_loss
 from sync_orchestrator.capture.preparation import SourcePreparation, inspect_source
@@ -32,6 +39,7 @@ from sync_orchestrator.core.capture import streams
 from sync_orchestrator.core.capture.streams import CaptureStream
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.connections import sqlstate_of
+from sync_orchestrator.core.db.notify import WAITING_CHANNEL, open_listener
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.ledger.probe import try_to_record
 from sync_orchestrator.core.notifications import alerts
@@ -214,7 +222,9 @@ class StreamReader:
             stream = replace(stream, position=position)
         elif (loss := find_loss(stream.identity, stream.position, server, identity, slot)) is not None:
             raise LogLost(loss)
-        stream = replace(stream, identity=identity, tables=found.name_tables())
+        stream = replace(
+            stream, identity=identity, tables=found.name_tables(), numbered=numbered_entities(self._tables)
+        )
         self._open_stream(stream, None)
         return stream
 
@@ -225,7 +235,8 @@ class StreamReader:
         self._source.drop_slot()
         position = self._source.create_slot(self._keep_lease)
         identity = f"{self._source.identify().text}; publication {found.publication}"
-        stream = CaptureStream(self.name, identity, position, None, 0, found.name_tables())
+        numbered = numbered_entities(self._tables)
+        stream = CaptureStream(self.name, identity, position, None, 0, found.name_tables(), numbered)
         self._open_stream(stream, reason)
         return stream
 
@@ -335,6 +346,7 @@ class OpenStream:
         self._assembler = BatchAssembler(reader, at.partial)
         self._moved_at = self._measured_at = self._caught_up_at = time.monotonic()
         self._visible_below = 0
+        self._is_waited_for = False
 
     def read(self) -> None:
         """Reads until the process is asked to end.
@@ -345,14 +357,18 @@ class OpenStream:
             ReplacedReader: Another reader has the stream.
         """
         self._log.acknowledge(parse_lsn(self._at.position))
-        with ThreadPoolExecutor(1, "capture-record") as recorder:
+        with (
+            ThreadPoolExecutor(1, "capture-record") as recorder,
+            closing(open_listener(self._engine, WAITING_CHANNEL)) as listener,
+        ):
             while not self._stop.is_set():
-                self._read_once(recorder)
+                self._read_once(recorder, listener)
 
-    def _read_once(self, recorder: ThreadPoolExecutor) -> None:
+    def _read_once(self, recorder: ThreadPoolExecutor, listener: psycopg.Connection[Any]) -> None:
         """Receives one message, and records what has been gathered where no other follows at once."""
         has_content = self._assembler.batch.has_content
-        message = self._log.receive(0 if has_content else _WAIT_SECONDS)
+        message = self._log.receive(0 if has_content else _WAIT_SECONDS, listener.fileno())
+        self._hear_waiting_reads(listener)
         wants_reply = False
         if isinstance(message, Keepalive):
             self._assembler.note_end(message.end)
@@ -365,8 +381,17 @@ class OpenStream:
             self._record(recorder, self._assembler.take())
         elif not self._assembler.is_within_transaction:
             self._caught_up_at = time.monotonic()
-            self._move_idle(recorder, at_once=wants_reply)
+            self._move_idle(recorder, at_once=wants_reply or self._is_waited_for)
+            self._is_waited_for = self._is_waited_for and not isinstance(message, Keepalive)
         self._measure_if_due()
+
+    def _hear_waiting_reads(self, listener: psycopg.Connection[Any]) -> None:
+        """Asks the server how far it has sent where a read waits for that (``core/capture/holds.py``)."""
+        if not select.select([listener.fileno()], [], [], 0)[0]:
+            return
+        if any(each.payload == self._at.name for each in listener.notifies(timeout=0)):
+            self._is_waited_for = True
+            self._log.acknowledge(0, wants_reply=True)
 
     def _decode(self, data: bytes) -> None:
         try:

@@ -11,6 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,6 +20,7 @@ from sync_orchestrator.core.archive.absent_fields import CheckedSource, find_lac
 from sync_orchestrator.core.archive.archived_records import read_covered_groups, read_stamps
 from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.archive.read_sequence import next_read_sequence
+from sync_orchestrator.core.capture.holds import NotedStreams, StreamHolds
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.locks import AdvisoryLock, share_lock
 from sync_orchestrator.core.db.session import force_index_scans, in_transaction
@@ -67,6 +69,8 @@ _merged = CrashPoint("events.merged")
 _log = logging.getLogger("sync_orchestrator.events")
 
 _MAX_ROUNDS = 3
+_MAX_HOLD_SECONDS = 2.0
+"""How long a batch waits until a stream has passed its reads; after that the events are due again later."""
 
 
 async def work_off(
@@ -130,6 +134,7 @@ class EventBatch:
         self._lease = EventLease(token, context.config.limits.lease, None if hold is None else hold.id)
         self._decider = EventDecider.of_entity(entity)
         self._requests: list[ReadSource] = []
+        self._holds = StreamHolds(context.engine, entity)
 
     def merge_received(self, connection: Connection, result: Settled) -> None:
         """Merges what the events brought, in the transaction that took them, and leases those whose sources are read.
@@ -185,7 +190,33 @@ class EventBatch:
         with self._engine.begin() as connection:
             number = next_read_sequence(connection)
             epochs = list_epochs(connection)
-        return await asyncio.gather(*(self._read_parts_of(request, number, epochs) for request in requests))
+        numbered = [request for request in requests if request.parts & self._entity.rules.numbered]
+        if not numbered:
+            return await asyncio.gather(*(self._read_parts_of(request, number, epochs) for request in requests))
+        return await self._read_numbered(requests, number, epochs)
+
+    async def _read_numbered(
+        self, requests: Sequence[ReadSource], number: int, epochs: Mapping[str, int]
+    ) -> list[SourceRead]:
+        """Reads parts whose versions are numbers of a stream, and waits for a moment until that has passed the read."""
+        noted, reads, failure, awaits_stream = NotedStreams(), list[SourceRead](), None, False
+        parts = {part for request in requests for part in request.parts}
+        try:
+            noted = await asyncio.to_thread(in_transaction, self._engine, lambda c: self._holds.note_within(c, parts))
+            reads = await asyncio.gather(*(self._read_parts_of(request, number, epochs) for request in requests))
+            hold = await self._holds.end_read(noted)
+            awaits_stream = True
+            await self._holds.wait(hold, _MAX_HOLD_SECONDS)
+        except CallFailed as error:
+            failure = error
+        if failure is not None:
+            return [
+                SourceRead(request, {}, failure, number, epochs, awaits_stream=awaits_stream)
+                if request.parts & self._entity.rules.numbered
+                else (reads[at] if reads else await self._read_parts_of(request, number, epochs))
+                for at, request in enumerate(requests)
+            ]
+        return [replace(read, noted=noted.numbers) for read in reads]
 
     async def _read_parts_of(self, request: ReadSource, number: int, epochs: Mapping[str, int]) -> SourceRead:
         parts: dict[str, PartRead | None] = {}
