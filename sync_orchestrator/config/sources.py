@@ -330,6 +330,11 @@ class PartSettings(Model):
         """``zone``, ready for use."""
         return ZoneInfo(self.zone)
 
+    @property
+    def is_polled(self) -> bool:
+        """Whether its source is asked for changes from time to time."""
+        return self.changes is not None and not isinstance(self.changes, LogChangeSettings)
+
     def check_kind(self, system: Any) -> None:
         """Whether it says what a system of this kind needs. Raises ValueError."""
         needed = {"rest": "list", "sql": "sql", "files": "files"}.get(system.kind)

@@ -99,7 +99,7 @@ async def check_sources(
 
 def confirmation_pause_seconds(entity: EntityContext) -> float:
     """The pause before suspects are looked at again. A source that is polled has its turn within it."""
-    polled = [2 * part.poll_every for part in entity.settings.parts.values() if part.changes is not None]
+    polled = [2 * part.poll_every for part in entity.settings.parts.values() if part.is_polled]
     return max([entity.settings.source_check.confirm_after, *polled])
 
 
