@@ -449,9 +449,7 @@ def test_the_source_check_compares_contents_and_finds_nothing_that_is_on_its_way
         assert len(world.names()) == 9
 
 
-def test_the_source_check_makes_up_for_lost_changes(
-    shop: CapturedSource, engine: Engine, assemble: Assemble
-) -> None:
+def test_the_source_check_makes_up_for_lost_changes(shop: CapturedSource, engine: Engine, assemble: Assemble) -> None:
     config = numbered_config(shop, entity={"validation": {"deletions": {"min": 50}}})
     world = assemble(config)
     shop.execute("INSERT INTO items SELECT 'k' || n, 'A', NULL, 'n' FROM generate_series(1, 10) n")
