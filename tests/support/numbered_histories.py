@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any, ClassVar
 
@@ -410,15 +411,10 @@ class NumberedWorld:
         assert self.source.confirmed <= position, "the source was told of more than is recorded: changes are lost"
         at = StreamPosition("shop", token, 1e6, stream.position, stream.partial, "model")
         self.log = ModelLog(self.source, position)
+        source: Any = self.source
+        log: Any = self.log
         self.reader = stream_module.OpenStream(
-            self.engine,
-            self.config,
-            self.source,
-            self.log,
-            stream,
-            at,
-            tables,
-            threading.Event(),  # type: ignore[arg-type]
+            self.engine, self.config, source, log, stream, at, tables, threading.Event()
         )
 
     def read_log(self, messages: int) -> None:
@@ -562,7 +558,7 @@ class NumberedHistories(RuleBasedStateMachine):
         self.world.source.reveal_all()
         self.world.read_log(1)
         for group in GROUPS:
-            self.world.run(lambda group=group: self.world.full_sync(group))
+            self.world.run(partial(self.world.full_sync, group))
 
     def random(self, place: str) -> Random:
         self.draws[place] += 1
