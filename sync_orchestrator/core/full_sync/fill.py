@@ -67,7 +67,7 @@ class FillReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Page:
+class _SourcePage:
     """The owner's rows, the position behind them, the other parts of the same keys, and the read that brought them."""
 
     rows: Sequence[PartRead]
@@ -116,12 +116,12 @@ class Fill:
                     self._progress("changed", self.report.changed)
         await self._merge_parts_by_group()
 
-    async def _read_pages(self, cursor: str | None) -> AsyncGenerator[_Page, None]:
+    async def _read_pages(self, cursor: str | None) -> AsyncGenerator[_SourcePage, None]:
         read = await self._reads.begin_read()
         async with aclosing(self._entity.owner.pages(self._lease.group, cursor)) as pages:  # type: ignore[type-var]
             async for rows, position in pages:
                 others = await self._reads.read_others(rows)
-                yield _Page(rows, position, others, read, await self._reads.holds.end_read(read.noted))
+                yield _SourcePage(rows, position, others, read, await self._reads.holds.end_read(read.noted))
                 read = await self._reads.begin_read()
 
     def _begin_sync(self, connection: Connection) -> str | None:
@@ -136,7 +136,7 @@ class Fill:
         self._sync_id = self._lease.run_fenced(connection, queries.BEGIN_FULL_SYNC).sync_id
         return None
 
-    def _merge_page(self, connection: Connection, *, page: _Page) -> None:
+    def _merge_page(self, connection: Connection, *, page: _SourcePage) -> None:
         rows, position, owner = page.rows, page.position, self._entity.rules.owner
         changes = self._reads.build_changes(rows, owner, page.read)
         for part, found in page.others.items():
