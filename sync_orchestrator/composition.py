@@ -18,12 +18,14 @@ from sync_orchestrator.database import running_server
 from sync_orchestrator.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections import abc
+
     from sqlalchemy import Engine
 
     from sync_orchestrator.adapters.http.client import HttpClient
     from sync_orchestrator.config import Config, EntitySettings
     from sync_orchestrator.core.context import Context, EntityContext
-    from sync_orchestrator.core.ports import SourceSystem, ThirdParty
+    from sync_orchestrator.core.ports import SourceLog, SourceSystem, ThirdParty
     from sync_orchestrator.core.systems.call_limit import CallLimit
     from sync_orchestrator.core.values.mapping import Mapping
 
@@ -210,19 +212,26 @@ def build_context(
     only_look: bool = False,
     mark_file: Path | None = None,
     call_limits: dict[str, CallLimit] | None = None,
+    logs: abc.Mapping[str, abc.Mapping[str, SourceLog]] | None = None,
 ) -> Context:
     """Puts given systems together by entity, and registers them in the database.
 
+    ``logs``: by entity and part, the sources' logs; by default those that the configuration describes.
     ``mark_file`` is kept outside of the database, so that a restore of it is noticed
     (``core/systems/installation.py``).
     """
+    from sync_orchestrator.adapters.factory import build_logs
     from sync_orchestrator.core.context import Context
     from sync_orchestrator.core.operations.remap import remap
     from sync_orchestrator.core.systems.installation import InstallationWatch
     from sync_orchestrator.core.systems.overview import register_systems
 
+    if logs is None:
+        logs = build_logs(config)
     entities = {
-        name: entity_context(name, config, checked_sources(engine, name, config, sources[name]), third_parties[name])
+        name: entity_context(
+            name, config, checked_sources(engine, name, config, sources[name]), third_parties[name], logs[name]
+        )
         for name in config.entities
     }
     installation = InstallationWatch(engine, list(config.third_parties), mark_file)
@@ -261,7 +270,11 @@ def mapping_of(entity: EntitySettings) -> Mapping:
 
 
 def entity_context(
-    name: str, config: Config, sources: dict[str, SourceSystem], third_party: ThirdParty
+    name: str,
+    config: Config,
+    sources: dict[str, SourceSystem],
+    third_party: ThirdParty,
+    logs: abc.Mapping[str, SourceLog],
 ) -> EntityContext:
     """One entity's rules and systems."""
     from sync_orchestrator.core.context import EntityContext
@@ -279,10 +292,12 @@ def entity_context(
             on_missing=entity.on_missing,
             readable=frozenset(part for part, source in sources.items() if source.can_read),
             lag=entity.absent_after,
+            numbered=frozenset(part for part, settings in entity.parts.items() if settings.version.is_numbered),
         ),
         mapping=mapping_of(entity),
         sources=sources,
         third_party=third_party,
         system=config.third_parties[entity.third_party.system],
         outcomes=OutcomeRouting(name, entity.third_party.system, config.receivers_by_kind(name)),
+        logs=logs,
     )

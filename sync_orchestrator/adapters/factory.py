@@ -17,6 +17,7 @@ from sync_orchestrator.adapters.http.responses import sanitize_text
 from sync_orchestrator.adapters.rest.source import RestSource
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
 from sync_orchestrator.adapters.sql.database import SourceDatabase
+from sync_orchestrator.adapters.sql.log_end import PostgresLogEnd
 from sync_orchestrator.adapters.sql.source import SqlSource
 from sync_orchestrator.config import Config, PartSettings, Source, ThirdPartySettings
 from sync_orchestrator.config.sources import (
@@ -91,6 +92,19 @@ def build_sources(
             for part, settings in entity.parts.items()
         }
     return sources
+
+
+def build_logs(config: Config) -> dict[str, dict[str, PostgresLogEnd]]:
+    """The logs of the sources whose streams number the versions of a part, by entity and part."""
+    logs: dict[str, PostgresLogEnd] = {}
+    by_entity: dict[str, dict[str, PostgresLogEnd]] = {}
+    for name, entity in config.entities.items():
+        by_entity[name] = {}
+        for part, settings in entity.parts.items():
+            system = config.sources[part]
+            if settings.version.is_numbered and isinstance(system, SqlSourceSettings):
+                by_entity[name][part] = logs.setdefault(part, PostgresLogEnd(part, system))
+    return by_entity
 
 
 def _build_client(name: str, system: Source, logins: Logins | None, hold_off: HoldOff) -> Client:

@@ -32,7 +32,7 @@ class Rows:
         self._part = part
         self._zone = part.tz
         self._key = compile_selector(part.key)
-        self._version = compile_selector(part.version.path)
+        self._version = None if part.version.is_numbered else compile_selector(part.version.path)
         self._group = compile_selector(part.group) if part.group else None
         self._deleted = parse_condition(part.deleted_when) if part.deleted_when else None
 
@@ -55,7 +55,7 @@ class Rows:
 
     def _part_of(self, key: str, row: dict[str, object], place: str, named: dict[str, object]) -> PartRead:
         try:
-            version = version_of(self._version.search(row), self._part.version.kind, self._zone)
+            version = self._version_of(row)
         except ValueError as error:
             return build_unusable_part(key, f"no version at '{self._part.version.path}': {error}", place)
         try:
@@ -68,6 +68,13 @@ class Rows:
         except NoName as error:
             return build_unusable_part(key, f"no business group at '{self._part.group}': {error}", place)
         return PartRead(key, version, row, group, deleted)
+
+    def _version_of(self, row: dict[str, object]) -> int:
+        """The version that a row names; 0 where the source has none, since its stream numbers the changes."""
+        settings = self._part.version
+        if self._version is None or settings.kind == "log":
+            return 0
+        return version_of(self._version.search(row), settings.kind, self._zone)
 
 
 def build_unusable_part(key: str, why: str, place: str = "") -> PartRead:

@@ -43,7 +43,6 @@ class ChangeBatch:
         position: Where the stream goes on once this is recorded; empty where it does not move.
         partial: The last piece, where more of its transaction follows.
         marks: The transactions, which reads of parts must see before this is recorded, as the source knows them.
-        transactions: How many of them end here and brought something.
     """
 
     pieces: list[TransactionPiece] = field(default_factory=list)
@@ -53,7 +52,6 @@ class ChangeBatch:
     position: str = ""
     partial: str | None = None
     marks: set[Hashable] = field(default_factory=set)
-    transactions: int = 0
     size: int = 0
 
     @property
@@ -74,7 +72,6 @@ class BatchAssembler:
         self._mark: Hashable = None
         self._rows = 0
         self._piece_number = 0
-        self._brought_something = False
         self._changes: dict[tuple[str, str, str], CapturedChange] = {}
         self._rejected: list[Rejected] = []
         self._truncated: list[CapturedTable] = []
@@ -114,7 +111,7 @@ class BatchAssembler:
             mark: By which the source says whether reads see it.
         """
         self._transaction, self._committed_at, self._mark = place, committed_at, mark
-        self._rows, self._piece_number, self._brought_something = 0, 0, False
+        self._rows, self._piece_number = 0, 0
 
     def set_mark(self, mark: Hashable) -> None:
         """The mark of the open transaction, where it is known only as its rows come."""
@@ -157,7 +154,6 @@ class BatchAssembler:
         is_new = transaction != self._recorded[0] or self._piece_number > self._recorded[1]
         place = f"{transaction}/{self._piece_number}"
         if is_new and (changes or rejected or truncated or missing):
-            self._brought_something = True
             self._batch.marks.add(self._mark)
             self._batch.rejected += rejected
             self._batch.truncated += truncated
@@ -165,8 +161,6 @@ class BatchAssembler:
             if changes:
                 self._batch.pieces.append(TransactionPiece(place, self._committed_at, changes))
         self._batch.partial = None if is_last else place if is_new else self._batch.partial
-        if is_last:
-            self._batch.transactions += self._brought_something
 
 
 def _parse_place(place: str | None) -> tuple[str, int]:

@@ -37,6 +37,7 @@ class CapturedChange:
         data: The whole part; None for a delete, and where the part is to be read.
         is_doubted: A delete of a row, after which the record may be there all the same: its source is asked.
         is_time: The part's versions are times.
+        is_numbered: The part's versions are the stream's numbers; ``version`` counts for nothing.
     """
 
     entity: str
@@ -48,6 +49,7 @@ class CapturedChange:
     group: str | None = None
     is_doubted: bool = False
     is_time: bool = True
+    is_numbered: bool = False
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -107,7 +109,10 @@ class TableReader:
         found: list[CapturedChange | Rejected] = []
         for part in self.table.parts:
             try:
-                found += self._read_row(part, change) if part.is_row else self._read_keys(part, change)
+                changes = self._read_row(part, change) if part.is_row else self._read_keys(part, change)
+                if part.settings.version.is_numbered:
+                    changes = [replace(each, is_numbered=True) for each in changes]
+                found += changes
             except UnusableRow as error:
                 found.append(self._reject(part, change, str(error)))
         return found
@@ -144,12 +149,12 @@ class TableReader:
 
     def _version_of(self, part: CapturedPart, row: Row) -> int | None:
         """The version of a row that is read; None where the log does not tell it."""
-        place = self._places.get(part.settings.version.path)
-        if place is None or not isinstance(value := row[place], bytes):
+        settings, place = part.settings.version, self._places.get(part.settings.version.path)
+        if settings.kind == "log" or place is None or not isinstance(value := row[place], bytes):
             return None
         try:
             told = as_json(self._loaders[place](value), part.settings.tz)
-            return version_of(told, part.settings.version.kind, part.settings.tz)
+            return version_of(told, settings.kind, part.settings.tz)
         except Exception:  # it is read, and judged then
             return None
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.capture.engines import open_capture_source
-from sync_orchestrator.capture.parts import entities_by_table, list_captured_tables
+from sync_orchestrator.capture.parts import entities_by_table, list_captured_tables, numbered_entities
 from sync_orchestrator.capture.port import CaptureSource
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.sources import SqlSourceSettings
@@ -31,7 +31,9 @@ def reset_stream(engine: Engine, config: Config, name: str) -> str:
         if found.problems:
             raise NotPrepared(*found.problems)
         identity, position = source.begin_anew(found, lambda: None)
-        stream = streams.CaptureStream(name, identity, position, None, 0, found.name_tables())
+        stream = streams.CaptureStream(
+            name, identity, position, None, 0, found.name_tables(), numbered_entities(tables)
+        )
 
         def write(connection: Connection) -> None:
             forgotten = replace(stream, tables={})

@@ -65,7 +65,7 @@ def list_captured_tables(config: Config, source: str) -> list[CapturedTable]:
         fields = mapped_fields(config.entities[entity].mapping).get(source, frozenset())
         if not changes.tables:
             assert part.sql.table is not None
-            named = {part.key, part.version.path, *([part.group] if part.group else [])}
+            named = {name for name in (part.key, part.version.path, part.group) if name}
             needed = frozenset(named | (fields if part.absent_fields == "refuse" else set()))
             captured = CapturedPart(entity, source, part, part.key, True, True, needed)
             by_table.setdefault(part.sql.table, []).append(captured)
@@ -78,3 +78,8 @@ def list_captured_tables(config: Config, source: str) -> list[CapturedTable]:
 def entities_by_table(tables: Sequence[CapturedTable]) -> dict[str, list[str]]:
     """The entities of each table, by its name as configured."""
     return {table.name: table.entities for table in tables}
+
+
+def numbered_entities(tables: Sequence[CapturedTable]) -> list[str]:
+    """The entities whose versions are the numbers of the stream, sorted."""
+    return sorted({part.entity for table in tables for part in table.parts if part.settings.version.is_numbered})

@@ -38,8 +38,12 @@ class CaptureLog(Protocol):
     def assembler(self) -> BatchAssembler:
         """What gathers the log's transactions."""
 
-    def receive(self, wait_seconds: float) -> Received:
+    def receive(self, wait_seconds: float, wake: int | None = None) -> Received:
         """Takes the next part of the log into the assembler, or waits for one.
+
+        Args:
+            wait_seconds: The longest wait.
+            wake: A file number; the wait may end when it can be read.
 
         Raises:
             LogDown: The source does not do its part.
@@ -48,6 +52,9 @@ class CaptureLog(Protocol):
 
     def acknowledge(self, position: str) -> None:
         """Tells the server that all before a position is recorded for good: it may forget it."""
+
+    def ask_for_position(self) -> None:
+        """Asks the server how far it has sent, where it says that only now and then."""
 
     def hold(self, seconds: float) -> None:
         """Receives nothing for a while, and is heard of."""

@@ -376,8 +376,11 @@ class PostgresLog:
         load: Callable[[bytes], object] = loader.load
         return load
 
-    def receive(self, wait_seconds: float) -> bytes | Keepalive | None:
-        """The next message of the output plugin, or of the server; None where none came in time."""
+    def receive(self, wait_seconds: float, wake: int | None = None) -> bytes | Keepalive | None:
+        """The next message of the output plugin, or of the server.
+
+        None where none came in time, or ``wake`` (a file number) can be read before one came.
+        """
         self._acknowledge_in_time()
         if (found := self.take_buffered()) is not None:
             return found
@@ -391,14 +394,19 @@ class PostgresLog:
             left = ends - time.monotonic()
             if left <= 0 and has_looked:
                 return None
-            self._wait(max(0.0, min(left, ACKNOWLEDGE_SECONDS)))  # also without a wait: the socket may have some
+            # Also without a wait: the socket may have some.
+            if self._wait(max(0.0, min(left, ACKNOWLEDGE_SECONDS)), wake):
+                return self.take_buffered()
             has_looked = True
 
-    def acknowledge(self, position: int) -> None:
-        """Tells the server that all before a position is recorded for good: it may forget it."""
+    def acknowledge(self, position: int, *, wants_reply: bool = False) -> None:
+        """Tells the server that all before a position is recorded for good: it may forget it.
+
+        ``wants_reply``: it shall say at once how far it has sent.
+        """
         self._acknowledged = max(self._acknowledged, position)
         at = time.time_ns() // 1000 - POSTGRES_EPOCH_MICROSECONDS
-        status = _STATUS.pack(b"r", self._acknowledged, self._acknowledged, self._acknowledged, at, 0)
+        status = _STATUS.pack(b"r", self._acknowledged, self._acknowledged, self._acknowledged, at, wants_reply)
         try:
             self._pgconn.put_copy_data(status)
             self._pgconn.flush()
@@ -420,12 +428,16 @@ class PostgresLog:
         if self._acknowledged and time.monotonic() - self._heard_at > ACKNOWLEDGE_SECONDS:
             self.acknowledge(self._acknowledged)
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float, wake: int | None) -> bool:
+        """Waits for the server; returns whether ``wake`` can be read."""
+        watched = [self._pgconn.socket, *(() if wake is None else (wake,))]
         try:
-            if select.select([self._pgconn.socket], [], [], seconds)[0]:
+            readable = select.select(watched, [], [], seconds)[0]
+            if self._pgconn.socket in readable:
                 self._pgconn.consume_input()
         except (psycopg.Error, OSError, ValueError) as error:
             raise LogDown(self._source.describe(error)) from None
+        return wake in readable
 
     def take_buffered(self) -> bytes | Keepalive | None:
         """The next message that has already come; None where there is none."""

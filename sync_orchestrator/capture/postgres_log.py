@@ -67,9 +67,9 @@ class PostgresCaptureLog:
         self._log = log
         self._reader = PgoutputReader(reader, self.assembler)
 
-    def receive(self, wait_seconds: float) -> Received:
+    def receive(self, wait_seconds: float, wake: int | None = None) -> Received:
         """Takes the messages that are there into the assembler, until it has enough."""
-        message = self._log.receive(wait_seconds)
+        message = self._log.receive(wait_seconds, wake)
         if message is None:
             return Received.NOTHING
         while message is not None:
@@ -91,6 +91,10 @@ class PostgresCaptureLog:
     def acknowledge(self, position: str) -> None:
         """Tells the server that all before a position is recorded for good."""
         self._log.acknowledge(parse_lsn(position))
+
+    def ask_for_position(self) -> None:
+        """Asks the server how far it has sent."""
+        self._log.acknowledge(0, wants_reply=True)
 
     def hold(self, seconds: float) -> None:
         """Receives nothing for a while, and is heard of."""

@@ -72,10 +72,11 @@ def record_batch(engine: Engine, at: StreamPosition, batch: ChangeBatch, most_by
 
     def write(connection: Connection) -> None:
         events = sum(len(piece.changes) for piece in batch.pieces)
-        move = StreamMove(at.position, position, partial, batch.transactions, events)
-        if not move_stream(connection, at.name, at.token, at.lease_seconds, move):
+        move = StreamMove(at.position, position, partial, len(batch.pieces), events)
+        number = move_stream(connection, at.name, at.token, at.lease_seconds, move)
+        if number is None:
             raise ReplacedReader
-        record_in(connection, build_events(connection, at.stream_id, batch.pieces))
+        record_in(connection, build_events(connection, at.stream_id, batch.pieces, number - len(batch.pieces)))
         if batch.rejected:
             rejected_messages.keep_rejected_messages(connection, batch.rejected, most_bytes)
         if batch.truncated:
@@ -103,8 +104,13 @@ def find_next_place(at: StreamPosition, batch: ChangeBatch) -> tuple[str, str | 
     return position, None if has_passed(position, at.partial.rpartition("/")[0]) else at.partial
 
 
-def build_events(connection: Connection, stream_id: str, pieces: Sequence[TransactionPiece]) -> list[ChangeEvent]:
+def build_events(
+    connection: Connection, stream_id: str, pieces: Sequence[TransactionPiece], number: int
+) -> list[ChangeEvent]:
     """The change events of pieces, in their order.
+
+    Where versions are the stream's numbers, those of a piece have the next number each: the same key may have another
+    state in the next piece of its transaction. ``number``: the stream's before these pieces.
 
     A delete whose old row told no version gets the newest that is known of its record: where that is the archived one,
     the source is read to settle it. Of a record that is not known, the commit's time would do; it is no version of the
@@ -112,8 +118,12 @@ def build_events(connection: Connection, stream_id: str, pieces: Sequence[Transa
     """
     newest = _read_newest_versions(connection, pieces)
     events = []
+    numbers = {id(piece): at for at, piece in enumerate(pieces, number + 1)}
     for piece, change in _each_change(pieces):
         version = change.version
+        if change.is_numbered:
+            events.append(_build_event(stream_id, piece, change, numbers[id(piece)]))
+            continue
         if change.action == "delete":
             version = _version_of_delete(change, piece, newest.get(change.place))
         elif version is None:
@@ -127,7 +137,7 @@ def _read_newest_versions(
     connection: Connection, pieces: Sequence[TransactionPiece]
 ) -> dict[tuple[str, str, str], int]:
     """The newest versions known here of the records that are deleted, by entity, source and key."""
-    deletes = [change for _, change in _each_change(pieces) if change.action == "delete"]
+    deletes = [change for _, change in _each_change(pieces) if change.action == "delete" and not change.is_numbered]
     newest: dict[tuple[str, str, str], int] = {}
     for source in sorted({change.source for change in deletes}):
         records = [(change.entity, change.key) for change in deletes if change.source == source]

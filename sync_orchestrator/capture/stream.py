@@ -7,13 +7,15 @@ readers; so one that cannot record closes the connection at once.
 from __future__ import annotations
 
 import logging
+import select
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Engine
@@ -21,7 +23,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sync_orchestrator.capture.assembly import ChangeBatch
 from sync_orchestrator.capture.engines import open_capture_source
-from sync_orchestrator.capture.parts import CapturedTable, entities_by_table, list_captured_tables
+from sync_orchestrator.capture.parts import (
+    CapturedTable,
+    entities_by_table,
+    list_captured_tables,
+    numbered_entities,
+)
 from sync_orchestrator.capture.port import CaptureLog, CaptureSource, Received
 from sync_orchestrator.capture.positions import find_later
 from sync_orchestrator.capture.preparation import SourcePreparation
@@ -32,6 +39,7 @@ from sync_orchestrator.core.capture import streams
 from sync_orchestrator.core.capture.streams import CaptureStream
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.connections import sqlstate_of
+from sync_orchestrator.core.db.notify import WAITING_CHANNEL, open_listener
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.ledger.probe import try_to_record
 from sync_orchestrator.core.notifications import alerts
@@ -200,7 +208,14 @@ class StreamReader:
         stream = self._in_transaction(lambda connection: streams.read_stream(connection, self.name))
         assert stream is not None
         identity, position, partial = self._source.resume(stream, found, self._keep_lease)
-        stream = replace(stream, identity=identity, position=position, partial=partial, tables=found.name_tables())
+        stream = replace(
+            stream,
+            identity=identity,
+            position=position,
+            partial=partial,
+            tables=found.name_tables(),
+            numbered=numbered_entities(self._tables),
+        )
         self._open_stream(stream, None)
         return stream
 
@@ -209,7 +224,8 @@ class StreamReader:
         _log.error("%s: changes are missing: %s", self.name, reason)
         found = self._inspect()
         identity, position = self._source.begin_anew(found, self._keep_lease)
-        stream = CaptureStream(self.name, identity, position, None, 0, found.name_tables())
+        numbered = numbered_entities(self._tables)
+        stream = CaptureStream(self.name, identity, position, None, 0, found.name_tables(), numbered)
         self._open_stream(stream, reason)
         return stream
 
@@ -321,6 +337,7 @@ class OpenStream:
         self._assembler = log.assembler
         self._moved_at = self._measured_at = self._caught_up_at = time.monotonic()
         self._recording: Recording | None = None
+        self._is_waited_for = False
 
     def read(self) -> None:
         """Reads until the process is asked to end.
@@ -331,18 +348,22 @@ class OpenStream:
             ReplacedReader: Another reader has the stream.
         """
         self._log.acknowledge(self._at.position)
-        with ThreadPoolExecutor(1, "capture-record") as recorder:
+        with (
+            ThreadPoolExecutor(1, "capture-record") as recorder,
+            closing(open_listener(self._engine, WAITING_CHANNEL)) as listener,
+        ):
             while not self._stop.is_set():
-                self._read_once(recorder)
+                self._read_once(recorder, listener)
             self._finish_recording()
 
-    def _read_once(self, recorder: ThreadPoolExecutor) -> None:
+    def _read_once(self, recorder: ThreadPoolExecutor, listener: psycopg.Connection[Any]) -> None:
         """Receives a part of the log, and records what has been gathered where no other follows at once.
 
         A batch is recorded while the next one is gathered, so that neither the ledger nor the decoder waits.
         """
         is_busy = self._assembler.batch.has_content or self._recording is not None
-        received = self._log.receive(0 if is_busy else _WAIT_SECONDS)
+        received = self._log.receive(0 if is_busy else _WAIT_SECONDS, listener.fileno())
+        self._hear_waiting_reads(listener)
         if received is Received.CONTENT and not self._assembler.is_full:
             return
         self._finish_recording()
@@ -350,8 +371,18 @@ class OpenStream:
             self._begin_recording(recorder, self._assembler.take())
         elif not self._assembler.is_within_transaction:
             self._caught_up_at = time.monotonic()
-            self._move_idle(recorder, at_once=received is Received.ASKED)
+            is_told = received in (Received.IDLE, Received.ASKED)
+            self._move_idle(recorder, at_once=received is Received.ASKED or self._is_waited_for)
+            self._is_waited_for = self._is_waited_for and not is_told
         self._measure_if_due()
+
+    def _hear_waiting_reads(self, listener: psycopg.Connection[Any]) -> None:
+        """Asks the server how far it has sent where a read waits for that (``core/capture/holds.py``)."""
+        if not select.select([listener.fileno()], [], [], 0)[0]:
+            return
+        if any(each.payload == self._at.name for each in listener.notifies(timeout=0)):
+            self._is_waited_for = True
+            self._log.ask_for_position()
 
     def _move_idle(self, recorder: ThreadPoolExecutor, *, at_once: bool) -> None:
         """Goes on with the server's position: other databases of the server may write a lot."""

@@ -150,6 +150,7 @@ class Config(Model):
             *self._find_route_problems(),
             *self._find_timeout_problems(),
             *self._find_capture_problems(),
+            *self._find_numbered_problems(),
         ]:
             raise ValueError("\n".join(wrong))
         return self
@@ -265,6 +266,28 @@ class Config(Model):
                     f"sources.{name}.capture.slot: sources.{first} has the same slot of this server, and a slot has "
                     "one reader. Give each a slot of its own"
                 )
+
+    def _find_numbered_problems(self) -> Iterator[str]:
+        """Versions of kind log are the numbers of one stream, so nothing but the stream may tell a change."""
+        for source, settings in self.sources.items():
+            of = self.entities_of(source)
+            numbered = [name for name in of if self.entities[name].parts[source].version.is_numbered]
+            if not numbered:
+                continue
+            names, is_all = ", ".join(numbered), numbered == of
+            why = (
+                f"the changes of {names} come from the log of {source} alone (version: kind 'log'). Leave one of the "
+                "two out"
+            )
+            events = settings.events
+            if events is not None and (is_all or {events.entity, *events.entities.values()} & set(numbered)):
+                yield f"sources.{source}.events: {why}"
+            if settings.webhook_secrets and is_all:
+                yield f"sources.{source}.webhook_secrets: {why}"
+            for name, consumer in self.consumers.items():
+                told = set(consumer.outbox.entities.values()) if consumer.outbox is not None else set()
+                if consumer.source == source and (is_all or told & set(numbered)):
+                    yield f"consumers.{name}.source: {why}"
 
     def captured_parts(self, source: str) -> list[tuple[str, PartSettings, LogChangeSettings]]:
         """The parts of a source system whose changes its database's log tells, each with its entity."""

@@ -56,6 +56,9 @@ class CaptureSettings(Model):
     """Alert when the source keeps more of its log than this for the stream."""
     max_behind_seconds: Seconds = Field(default=60, gt=0)
     """Alert when the stream is behind the source by more than this."""
+    max_stall_seconds: Seconds = Field(default=60, gt=0)
+    """For ``version: {kind: log}``: a full sync or a source check fails when the stream that it waits for has not moved
+    for this time."""
 
 
 class SqlSourceSettings(SourceSettings):
@@ -121,6 +124,50 @@ class VersionSettings(Model):
     path: Expression
     """Where it stands in an item of the source."""
     kind: Literal["time", "number"] = "time"
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether versions are the numbers of the source's stream."""
+        return False
+
+
+class LogVersionSettings(Model):
+    """Versions that the stream of the database's log gives: it numbers the changes that it records.
+
+    For a part with ``changes: {by: log}`` whose clock or ``updated_at`` cannot be trusted.
+    """
+
+    kind: Literal["log"]
+    """``log``: the source itself needs no version."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_path(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "path" in value:
+            raise ValueError("'path' does not belong to kind 'log', which has the stream's numbers: leave it out")
+        return value
+
+    @property
+    def path(self) -> str:
+        """No place in an item of the source."""
+        return ""
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether versions are the numbers of the source's stream."""
+        return True
+
+
+def _version_kind(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return "log" if kind == "log" else "column"
+
+
+Version = Annotated[
+    Annotated[VersionSettings, Tag("column")] | Annotated[LogVersionSettings, Tag("log")],
+    Discriminator(_version_kind),
+]
+"""What a part's version is."""
 
 
 class SqlPartSettings(Model):
@@ -204,7 +251,7 @@ class PartSettings(Model):
     """The record is pushed only once this part is here (the owner's is always required)."""
     key: Expression
     """Where the record's key stands in an item of this source."""
-    version: VersionSettings
+    version: Version
     """An older version never overwrites a newer one."""
     zone: Zone = "UTC"
     """The zone of times that name none, such as ``Europe/Berlin``."""
@@ -274,7 +321,7 @@ class PartSettings(Model):
         )
         if self.sql is not None:
             for name, column in (("key", self.key), ("group", self.group), ("version.path", self.version.path)):
-                if column is not None and not _PLAIN.fullmatch(column):
+                if column and not _PLAIN.fullmatch(column):
                     raise ValueError(f"{name} must be a column's name where the part is in a database")
         return self
 
@@ -282,6 +329,11 @@ class PartSettings(Model):
     def tz(self) -> ZoneInfo:
         """``zone``, ready for use."""
         return ZoneInfo(self.zone)
+
+    @property
+    def is_polled(self) -> bool:
+        """Whether its source is asked for changes from time to time."""
+        return self.changes is not None and not isinstance(self.changes, LogChangeSettings)
 
     def check_kind(self, system: Any) -> None:
         """Whether it says what a system of this kind needs. Raises ValueError."""
@@ -301,6 +353,10 @@ class PartSettings(Model):
             self._check_changes(system.kind)
         if isinstance(self.changes, LogChangeSettings):
             self._check_log(self.changes, system)
+        elif self.version.is_numbered:
+            raise ValueError(
+                "version: kind 'log' needs 'changes: {by: log}': only a stream of the database's log numbers changes"
+            )
 
     def _check_changes(self, kind: str) -> None:
         if isinstance(self.changes, ColumnChangeSettings | LogChangeSettings) and kind != "sql":

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.notifications.outcomes import OutcomeRouting
-from sync_orchestrator.core.ports import Found, SourceSystem, ThirdParty
+from sync_orchestrator.core.ports import Found, SourceLog, SourceSystem, ThirdParty
 from sync_orchestrator.core.systems.call_limit import CallLimit
 from sync_orchestrator.core.systems.claim_holders import Holder
 from sync_orchestrator.core.systems.installation import InstallationWatch
@@ -38,6 +38,8 @@ class EntityContext:
     system: ThirdPartySettings
     outcomes: OutcomeRouting
     """Who gets the outcomes of its records."""
+    logs: Mapping[str, SourceLog] = field(default_factory=dict)
+    """By part, the source's log where the part's versions are the numbers of its stream."""
 
     @property
     def system_name(self) -> str:
@@ -89,5 +91,7 @@ class Context:
             await entity.third_party.close()
             for source in entity.sources.values():
                 await source.close()
+            for log in entity.logs.values():
+                await log.close()
         for client in self.clients.values():
             await client.close()

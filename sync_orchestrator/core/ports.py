@@ -53,6 +53,41 @@ class OpenTransactions:
     may_have_new_names: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """Where the log of a source's database ends now.
+
+    Attributes:
+        inserted: The position behind everything that was written.
+        flushed: The position behind everything that is durable, which the log's readers are shown.
+    """
+
+    inserted: str
+    flushed: str
+
+
+class SourceLog(Protocol):
+    """The log of a source's database, as reads of the source look at it."""
+
+    stall_seconds: float
+    """For how long the log's stream may stand still while reads wait for it."""
+
+    flush_delay_seconds: float
+    """After this time every commit that was visible is flushed, whether its session waited for that or not."""
+
+    async def read_end(self) -> LogEnd:
+        """Where the log ends now."""
+        ...
+
+    def choose_earlier(self, one: str, other: str) -> str:
+        """The earlier of two positions."""
+        ...
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        ...
+
+
 class SourceSystem(Protocol):
     """One entity's part in one source system."""
 

@@ -5,7 +5,7 @@ Versions of different source systems cannot be compared, so the guard works per 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -51,7 +51,7 @@ class Stamp:
         return self.content_hash == TOMBSTONE_HASH
 
 
-def seconds_too_far(version: int, kind: Literal["time", "number"], now: float, most: float) -> float:
+def seconds_too_far(version: int, kind: Literal["time", "number", "log"], now: float, most: float) -> float:
     """By how many seconds a version lies further in the future than ``most`` (rule 7); 0 where it does not.
 
     ``now`` in seconds since 1970. Numbers that are no times lie in no future.
@@ -108,6 +108,60 @@ def compare_states(present: Stamp | None, offered: Stamp, *, can_read: bool, set
     return StateComparison.NEWER if later else StateComparison.OLDER
 
 
+@dataclass(frozen=True, slots=True)
+class ReadBounds:
+    """What a read of a part can have seen, where versions are the numbers of the part's stream.
+
+    The read began when the stream was at ``noted``, and the stream has recorded since all that the read can have seen.
+
+    Attributes:
+        noted: The stream's number before the read. What has this number or a smaller one was visible to the read.
+        present: The stream's number now, which is larger than that of any state of the part.
+        recorded_whole: The stream recorded a whole state, or a deletion, of the part after ``noted``: that one holds.
+        recorded_thin: The stream recorded after ``noted`` that the part changed, and it is read for that once more.
+    """
+
+    noted: int
+    present: int = 0
+    recorded_whole: bool = False
+    recorded_thin: bool = False
+
+    def choose_version(self, present: Stamp | None, epoch: int) -> int:
+        """The version of the state that the read shows, in this epoch.
+
+        What the stream recorded after ``noted`` has to be newer, so where it did the version stays below that.
+        """
+        if not self.recorded_thin:
+            return self.present
+        return self.noted if present is None or present.epoch != epoch else max(self.noted, present.version)
+
+
+def compare_held_read(present: Stamp | None, offered: Stamp, bounds: ReadBounds) -> StateComparison:
+    """Compares what a read of a numbered part shows with the archived state.
+
+    A read steps no part back: what the stream recorded after the read began is newer or the same, and so is what a
+    later read has shown. Equal content is written by nobody.
+
+    Args:
+        present: The archived state; None where the part is not archived.
+        offered: The state that the read shows.
+        bounds: What the read can have seen.
+    """
+    if bounds.recorded_whole:
+        return StateComparison.OLDER
+    if present is None:
+        return StateComparison.NEWER
+    if offered.epoch != present.epoch:
+        return StateComparison.NEWER if offered.epoch > present.epoch else StateComparison.OLDER
+    if present.read_sequence > offered.read_sequence or (not present.is_read and present.version > bounds.noted):
+        return StateComparison.OLDER
+    if present.content_hash == offered.content_hash:
+        return StateComparison.SAME
+    if present.read_sequence == offered.read_sequence:  # one listing shows the key twice
+        return StateComparison.NEWER if offered.content_hash > present.content_hash else StateComparison.OLDER
+    return StateComparison.NEWER
+
+
 def _found_again(tombstone: Stamp, offered: Stamp, *, can_read: bool) -> StateComparison:
     if offered.version > tombstone.version:
         return StateComparison.NEWER
@@ -135,6 +189,8 @@ class Change:
     data: Json | None
     group: str | None = None
     seq: int | None = None
+    bounds: ReadBounds | None = None
+    """Of a read of a part whose versions are the numbers of its stream; its stamp's version counts for nothing."""
 
     @property
     def deleted(self) -> bool:
@@ -171,6 +227,8 @@ class Rules:
     """Parts whose source can be read by key."""
     lag: float = 900.0
     """For how many seconds a source may show an older state than it has announced."""
+    numbered: frozenset[str] = frozenset()
+    """Parts whose versions are the numbers of their source's stream."""
 
 
 @dataclass(slots=True)
@@ -194,6 +252,9 @@ def decide(record: RecordState, change: Change, rules: Rules) -> Verdict:
     """
     verdict = _judge_change(record, change, rules)
     if verdict in (Verdict.ACCEPTED, Verdict.KEPT):
+        if change.bounds is not None:
+            version = change.bounds.choose_version(record.parts.get(change.part), change.stamp.epoch)
+            change.stamp = replace(change.stamp, version=version)
         _apply_change(record, change, rules, revive=verdict is Verdict.ACCEPTED)
     elif verdict is Verdict.DUPLICATE and _is_later_confirmation(record.parts[change.part], change, rules):
         record.parts[change.part] = change.stamp
@@ -202,6 +263,8 @@ def decide(record: RecordState, change: Change, rules: Rules) -> Verdict:
 
 def _is_later_confirmation(present: Stamp, change: Change, rules: Rules) -> bool:
     """Whether the same state, told again, is to be remembered as the later one."""
+    if change.bounds is not None:
+        return False
     if change.stamp.is_read:
         return not present.is_read
     return change.part not in rules.readable and change.stamp.order > present.order
@@ -213,12 +276,7 @@ def _judge_change(record: RecordState, change: Change, rules: Rules) -> Verdict:
         needs_record = change.action == "update" or (change.action == "create" and not is_owner)
         if needs_record and rules.on_missing != "upsert":
             return Verdict.FETCH if rules.on_missing == "fetch" else Verdict.MISSING
-    match compare_states(
-        record.parts.get(change.part),
-        change.stamp,
-        can_read=change.part in rules.readable,
-        settled=change.part in record.settled,
-    ):
+    match _compare(record, change, rules):
         case StateComparison.OLDER:
             return Verdict.SUPERSEDED
         case StateComparison.BEHIND:
@@ -230,6 +288,19 @@ def _judge_change(record: RecordState, change: Change, rules: Rules) -> Verdict:
     if is_owner and not change.deleted and not (change.group or record.group):
         return Verdict.NO_GROUP
     return Verdict.KEPT if record.deleted and not is_owner else Verdict.ACCEPTED
+
+
+def _compare(record: RecordState, change: Change, rules: Rules) -> StateComparison:
+    present = record.parts.get(change.part)
+    if change.bounds is not None:
+        return compare_held_read(present, change.stamp, change.bounds)
+    # An event of a numbered part has a number of its own: one that a read has seen already settles nothing.
+    return compare_states(
+        present,
+        change.stamp,
+        can_read=change.part in rules.readable and change.part not in rules.numbered,
+        settled=change.part in record.settled,
+    )
 
 
 def _apply_change(record: RecordState, change: Change, rules: Rules, *, revive: bool) -> None:

@@ -91,6 +91,12 @@ def _read_key(document: dict[str, object]) -> str:
 def _read_version(document: dict[str, object], entity: EntitySettings, source: str) -> int:
     field = "time" if document.get("version") is None else "version"
     kind = entity.parts[source].version.kind
+    if kind == "log":
+        raise InvalidEvent(
+            "has no place here: the versions of this part are the numbers of its database's log (version: kind 'log'), "
+            "from which alone its changes come",
+            "version",
+        )
     wanted = "a whole number of at most 63 bits" if kind == "number" else "an ISO 8601 time, or seconds since 1970"
     if document.get(field) is None:
         raise InvalidEvent(f"is needed (or time): {wanted}", "version")

@@ -150,7 +150,7 @@ def _read_version(event: _Event, entity: str, source: str, config: Config) -> An
     """A time in its unit and zone becomes one that needs neither."""
     value = event.read_value("version")
     part = config.entities[entity].parts.get(source)
-    if value is None or part is None or part.version.kind == "number":
+    if value is None or part is None or part.version.kind != "time":
         return value
     try:
         if isinstance(value, int) and not isinstance(value, bool):

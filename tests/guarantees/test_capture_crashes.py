@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import capture_worker
+import fill_worker
 import pytest
 from captured_sources import (
     ITEMS,
@@ -42,7 +43,8 @@ from sync_orchestrator.database import embedded
 
 __all__ = ["wheel_server", "wheel_shop", "wheel_source"]
 
-POINTS = sorted(point for point in set(REGISTERED) if point.startswith("capture."))
+PAGE_POINTS = ("capture.page_noted", "full_sync.page_read", "full_sync.before_page_commit", "full_sync.page_merged")
+POINTS = sorted(point for point in set(REGISTERED) if point.startswith("capture.") and point not in PAGE_POINTS)
 KILLS = int(os.environ.get("SYNC_TEST_KILLS", "8"))
 
 
@@ -215,3 +217,37 @@ def test_one_reader_has_a_stream_and_another_takes_over_when_it_dies(
             eventually(lambda: received(engine) == 3, "what the second reader records")
             assert second.poll() is None
     require_each_once(engine, wheel_shop)
+
+
+# Reads that wait for the stream -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("point", PAGE_POINTS)
+def test_a_full_sync_that_is_killed_beside_a_stream_ends_as_its_source(
+    point: str, times: int, wheel_shop: CapturedSource, engine: Engine, database_url: str
+) -> None:
+    """A page that was read and not merged is lost with its process: it is read anew, behind the changes since."""
+    part = {"version": {"kind": "log"}, "sql": {"table": "items", "page": 5}}
+    config = captured_config(wheel_shop, part=part)
+    document = json.dumps(config.model_dump(mode="json", exclude_defaults=True, by_alias=True))
+    wheel_shop.execute(
+        "INSERT INTO items SELECT 'k' || lpad(n::text, 2, '0'), 'A', NULL, 'old' FROM generate_series(1, 20) n"
+    )
+
+    def fill(crash_at: str | None) -> int:
+        environment = {name: value for name, value in os.environ.items() if name != "SYNC_CRASH_AT"}
+        environment |= {"SYNC_CRASH_AT": crash_at} if crash_at else {}
+        command = [sys.executable, fill_worker.__file__, database_url, document]
+        return subprocess.run(command, env=environment, cwd=SUPPORT, timeout=60).returncode
+
+    with reading(engine, config):
+        eventually(lambda: is_open(engine, wheel_shop), "the stream")
+        assert fill(f"{point}:{times}") == -signal.SIGKILL, f"{point} was never reached"
+        wheel_shop.execute("UPDATE items SET name = 'new' WHERE sku < 'k11'")
+        wheel_shop.execute("DELETE FROM items WHERE sku IN ('k02', 'k12')")
+        query(engine, "UPDATE sync.groups SET lease_until = NULL RETURNING entity")
+        assert fill(None) == 0
+    rows = query(engine, "SELECT key, data FROM sync.parts WHERE NOT deleted")
+    archived = {row.key: row.data["name"] for row in rows}
+    assert archived == dict(wheel_shop.execute("SELECT sku, name FROM items"))

@@ -225,9 +225,9 @@ class RestSource:
             raise self._http.build_unusable_failure("an item of the source is not an object", item)
         key = self._key_of(item)
         try:
-            version = version_of(
-                self._http.search_document(self._version, item), self._part.version.kind, self._part.tz
-            )
+            kind = self._part.version.kind
+            assert kind != "log"  # it has no log
+            version = version_of(self._http.search_document(self._version, item), kind, self._part.tz)
         except ValueError as error:
             return self._build_unusable_part(key, f"no version at '{self._part.version.path}'", str(error))
         try:

@@ -245,7 +245,9 @@ class SqlSource(Source):
         samples = connection.execute(some).scalars().all()
         if not samples:
             return None
-        return place_in_column(since, self._part.version.kind, samples, self._part.tz, self._what)
+        kind = self._part.version.kind
+        assert kind != "log"  # it is not polled
+        return place_in_column(since, kind, samples, self._part.tz, self._what)
 
     def _read_changes(
         self, connection: Connection, bound: object, last: tuple[object, object] | None
@@ -402,7 +404,7 @@ class SqlSource(Source):
     def _check_columns(self, connection: Connection) -> None:
         everything: Select[Any] = select(literal_column("*")).select_from(self._from).limit(1)
         there = list(connection.execute(everything).keys())
-        needed = {"key": self._part.key, "group": self._part.group, "version.path": self._part.version.path}
+        needed = {"key": self._part.key, "group": self._part.group, "version.path": self._part.version.path or None}
         for name, wanted in needed.items():
             if wanted is not None and wanted not in there:
                 raise CallFailed(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
+from sync_orchestrator.adapters.sql.log_end import PostgresLogEnd
 from sync_orchestrator.capture.engines import open_capture_source
-from sync_orchestrator.capture.parts import list_captured_tables
+from sync_orchestrator.capture.parts import list_captured_tables, numbered_entities
 from sync_orchestrator.capture.port import CaptureSource
 from sync_orchestrator.capture.preparation import SourcePreparation
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.sources import SqlSourceSettings
 from sync_orchestrator.conformance.live_check.report import CheckStep, Told
-from sync_orchestrator.errors import LogDown, SyncError
+from sync_orchestrator.errors import CallFailed, LogDown, SyncError
 
 _STEP = "capture"
 
@@ -39,7 +43,32 @@ def _check_capture(config: Config, name: str) -> list[CheckStep]:
     if not found.problems:
         tables = ", ".join(sorted(found.oids))
         steps.append(CheckStep("", name, _STEP, "ok", f"the log has the changes of {tables}"))
+    if numbered := numbered_entities(list_captured_tables(config, name)):
+        steps.append(_check_log_end(config, name, numbered))
     return steps
+
+
+def _check_log_end(config: Config, name: str, numbered: Sequence[str]) -> CheckStep:
+    """Whether reads of parts whose versions the stream gives can learn where the log ends."""
+    settings = config.sources[name]
+    assert isinstance(settings, SqlSourceSettings)
+
+    async def read_end() -> str:
+        log = PostgresLogEnd(name, settings)
+        try:
+            return (await log.read_end()).inserted
+        finally:
+            await log.close()
+
+    names = ", ".join(numbered)
+    try:
+        end = asyncio.run(read_end())
+    except CallFailed as error:
+        hint = f"see sources.{name}.capture.url: it has to be the primary server"
+        detail = f"reads of {names} (version: kind 'log') cannot learn where the log ends: {error.detail}"
+        return CheckStep("", name, _STEP, "failed", detail, hint)
+    detail = f"the stream gives the versions of {names}; reads wait until it has passed the log's end, now {end}"
+    return CheckStep("", name, _STEP, "ok", detail)
 
 
 def _inspect(config: Config, name: str) -> SourcePreparation:

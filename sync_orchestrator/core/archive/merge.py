@@ -11,7 +11,7 @@ from sync_orchestrator.core.archive import queries
 from sync_orchestrator.core.archive.archived_records import stamp_of
 from sync_orchestrator.core.db.session import force_index_scans, run, to_jsonb
 from sync_orchestrator.core.ledger.event_claims import wake_waiting_events
-from sync_orchestrator.core.version_guard import Change, RecordState, Rules, Verdict, decide
+from sync_orchestrator.core.version_guard import Change, ReadBounds, RecordState, Rules, Verdict, decide
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -50,6 +50,7 @@ def without_held(connection: Connection, entity: str, changes: Sequence[Change])
         epoch=[change.stamp.epoch for change in changes],
         version=[change.stamp.version for change in changes],
         content_hash=[change.stamp.content_hash for change in changes],
+        numbered=[change.bounds is not None for change in changes],
     )
     return [changes[row.place - 1] for row in rows]
 
@@ -66,9 +67,9 @@ def merge(
     if not changes:
         return []
     force_index_scans(connection)
-    batch = _JudgedChanges(
-        changes, rules, _lock_records(connection, entity, sorted({change.key for change in changes}), rules.lag)
-    )
+    states = _lock_records(connection, entity, sorted({change.key for change in changes}), rules.lag)
+    learn_bounds(connection, entity, changes)
+    batch = _JudgedChanges(changes, rules, states)
     lost = _insert_records(connection, entity, batch, priority)
     again = []
     if lost:
@@ -166,6 +167,25 @@ def _lock_records(connection: Connection, entity: str, keys: list[str], lag: flo
             if row.settled:
                 present[row.key].settled |= {row.part}
     return present
+
+
+def learn_bounds(connection: Connection, entity: str, changes: Sequence[Change]) -> None:
+    """Learns what streams recorded since reads of their parts began: with the records locked, so that it stays true."""
+    read = [(change, change.bounds.noted) for change in changes if change.bounds is not None]
+    if not read:
+        return
+    rows = run(
+        connection,
+        queries.SELECT_READ_BOUNDS,
+        entity=entity,
+        key=[change.key for change, _ in read],
+        part=[change.part for change, _ in read],
+        noted=[noted for _, noted in read],
+    )
+    known = {(row.key, row.part, row.noted): row for row in rows}
+    for change, noted in read:
+        row = known[change.key, change.part, noted]
+        change.bounds = ReadBounds(noted, row.number, row.recorded_whole, row.recorded_thin)
 
 
 def _insert_records(connection: Connection, entity: str, batch: _JudgedChanges, priority: int) -> set[str]:

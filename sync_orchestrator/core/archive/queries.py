@@ -29,15 +29,31 @@ SELECT key, array(SELECT field FROM unnest(%(fields)s::text[]) field WHERE jsonb
 FROM sync.parts JOIN {OF_KEYS} k USING (entity, key) WHERE part = %(part)s AND NOT deleted
 """
 
-# Which of what was read is not here already, told by an earlier read; by its place from 1.
+# Which of what was read is not here already, told by an earlier read; by its place from 1. Where a stream numbers the
+# versions, equal content is enough: a read brings no version.
 SELECT_UNLOCKED_KEYS = """
 SELECT o.place FROM (
     SELECT %(entity)s::text AS entity, o.* FROM unnest(
-        %(key)s::text[], %(part)s::text[], %(epoch)s::int[], %(version)s::bigint[], %(content_hash)s::bytea[])
-    WITH ORDINALITY AS o (key, part, epoch, version, content_hash, place) OFFSET 0) o
+        %(key)s::text[], %(part)s::text[], %(epoch)s::int[], %(version)s::bigint[], %(content_hash)s::bytea[],
+        %(numbered)s::boolean[])
+    WITH ORDINALITY AS o (key, part, epoch, version, content_hash, numbered, place) OFFSET 0) o
 LEFT JOIN sync.parts p ON p.entity = o.entity AND p.key = o.key AND p.part = o.part AND p.epoch = o.epoch
-    AND p.version = o.version AND p.content_hash = o.content_hash AND p.read_sequence > 0
+    AND p.content_hash = o.content_hash AND (o.numbered OR (p.version = o.version AND p.read_sequence > 0))
 WHERE p.key IS NULL ORDER BY o.place
+"""
+
+# What a stream has recorded of parts that were read, after the number that was noted before the read; and its number
+# now. One statement, so that no change is recorded between the two.
+SELECT_READ_BOUNDS = """
+SELECT o.key, o.part, o.noted, s.number, coalesce(e.whole, false) AS recorded_whole,
+       coalesce(e.thin, false) AS recorded_thin
+FROM (SELECT %(entity)s::text AS entity, o.*
+      FROM unnest(%(key)s::text[], %(part)s::text[], %(noted)s::bigint[]) AS o (key, part, noted) OFFSET 0) o
+JOIN sync.streams s ON s.name = o.part
+CROSS JOIN LATERAL (
+    SELECT bool_or(NOT e.thin) AS whole, bool_or(e.thin) AS thin FROM sync.events e
+    WHERE e.entity = o.entity AND e.key = o.key AND e.source = o.part AND e.origin = 'capture'
+      AND e.version > o.noted AND e.revision IS NULL OFFSET 0) e
 """
 
 DELETE_EMPTY_RECORDS = f"""

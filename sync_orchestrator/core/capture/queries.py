@@ -38,7 +38,7 @@ UPDATE sync.streams SET lease_until = NULL WHERE name = %(name)s AND lease_token
 # No row where another reader has taken over, or moved the position.
 MOVE_STREAM = """
 UPDATE sync.streams
-SET position = %(position)s, partial = %(partial)s, number = number + %(transactions)s,
+SET position = %(position)s, partial = %(partial)s, number = number + %(pieces)s,
     events = events + %(events)s, at = sync.clock(),
     recorded_at = CASE WHEN %(events)s > 0 THEN sync.clock() ELSE recorded_at END,
     lease_until = sync.clock() + make_interval(secs => %(lease)s), error = NULL
@@ -46,9 +46,13 @@ WHERE name = %(name)s AND lease_token = %(token)s AND position = %(before)s
 RETURNING number
 """
 
+# Where it begins anew, reads that wait for it are to be repeated: changes may be missing between. Where versions become
+# its numbers, these go on behind all versions that are known.
 OPEN_STREAM = """
 UPDATE sync.streams
-SET identity = %(identity)s, position = %(position)s, partial = %(partial)s, tables = %(tables)s,
+SET generation = CASE WHEN %(anew)s THEN nextval('sync.read_sequence') ELSE generation END,
+    number = greatest(number, %(floor)s), numbered = %(numbered)s,
+    identity = %(identity)s, position = %(position)s, partial = %(partial)s, tables = %(tables)s,
     entities = %(entities)s,
     lost = coalesce(%(lost)s, lost),
     lost_at = CASE WHEN %(lost)s::text IS NULL THEN lost_at ELSE sync.clock() END, at = sync.clock(), error = NULL
@@ -68,6 +72,25 @@ SELECT k.entity, k.key, greatest(
     (SELECT max(e.version) FROM sync.events e
      WHERE e.entity = k.entity AND e.key = k.key AND e.source = %(part)s AND e.revision IS NULL)) AS version
 FROM unnest(%(entities)s::text[], %(keys)s::text[]) AS k (entity, key)
+"""
+
+# The newest version of a source's parts of some entities, archived or on its way.
+SELECT_NEWEST_VERSION = """
+SELECT greatest((SELECT max(version) FROM sync.parts WHERE part = %(part)s AND entity = ANY(%(entities)s)),
+                (SELECT max(version) FROM sync.events WHERE source = %(part)s AND entity = ANY(%(entities)s)),
+                0) AS version
+"""
+
+NOTE_NUMBERS = """
+SELECT name, number, generation FROM sync.streams WHERE name = ANY(%(names)s) AND position <> ''
+"""
+
+# How far streams are that reads wait for. Their readers are asked to write how far they are.
+LOOK_AT_STREAMS = """
+SELECT s.name, s.number, s.generation, s.position, s.partial, s.error, s.lease_until > sync.clock() AS is_read,
+       s.position <> '' AND s.position::pg_lsn >= w.wanted::pg_lsn AS has_passed,
+       CASE WHEN s.position = '' OR s.position::pg_lsn < w.wanted::pg_lsn THEN pg_notify('sync_capture', s.name) END
+FROM unnest(%(names)s::text[], %(wanted)s::text[]) AS w (name, wanted) JOIN sync.streams s USING (name)
 """
 
 # Streams none of whose business groups is unproven: full syncs have made up for all that was lost.

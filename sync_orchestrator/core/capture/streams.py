@@ -33,8 +33,9 @@ class CaptureStream:
         identity: What its position belongs to; empty before the stream was first open.
         position: Everything before it is recorded; empty before the stream was first open.
         partial: How much of a large transaction behind the position is recorded; None for nothing of it.
-        number: Transactions so far that brought something.
+        number: Pieces of transactions so far that brought changes. It never goes back.
         tables: The tables that are captured, each with what it is known by in its database.
+        numbered: The entities whose versions are the stream's numbers.
     """
 
     name: str
@@ -43,16 +44,17 @@ class CaptureStream:
     partial: str | None
     number: int
     tables: Mapping[str, str]
+    numbered: Sequence[str] = ()
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> CaptureStream:
         """Makes one from a row of the database."""
-        return cls(row.name, row.identity, row.position, row.partial, row.number, row.tables)
+        return cls(row.name, row.identity, row.position, row.partial, row.number, row.tables, row.numbered)
 
 
 @dataclass(frozen=True, slots=True)
 class StreamMove:
-    """How far a stream moves: from ``before`` to ``position``, by so many transactions and change events.
+    """How far a stream moves: from ``before`` to ``position``, by so many pieces of transactions and change events.
 
     ``partial``: how much of a large transaction behind the position is recorded.
     """
@@ -60,7 +62,7 @@ class StreamMove:
     before: str
     position: str
     partial: str | None
-    transactions: int
+    pieces: int
     events: int
 
 
@@ -126,22 +128,25 @@ def list_streams(connection: Connection) -> list[dict[str, object]]:
     return [dict(row._mapping) for row in run(connection, queries.LIST_STREAMS)]
 
 
-def move_stream(connection: Connection, name: str, token: int, lease_seconds: float, move: StreamMove) -> bool:
-    """Moves the position in the caller's transaction; False where this reader may not: nothing may be recorded then."""
-    return bool(
-        run(
-            connection,
-            queries.MOVE_STREAM,
-            name=name,
-            token=token,
-            lease=lease_seconds,
-            before=move.before,
-            position=move.position,
-            partial=move.partial,
-            transactions=move.transactions,
-            events=move.events,
-        )
+def move_stream(connection: Connection, name: str, token: int, lease_seconds: float, move: StreamMove) -> int | None:
+    """Moves the position in the caller's transaction.
+
+    Returns:
+        The number of the last piece; None where this reader may not move it: nothing may be recorded then.
+    """
+    rows = run(
+        connection,
+        queries.MOVE_STREAM,
+        name=name,
+        token=token,
+        lease=lease_seconds,
+        before=move.before,
+        position=move.position,
+        partial=move.partial,
+        pieces=move.pieces,
+        events=move.events,
     )
+    return int(rows[0].number) if rows else None
 
 
 def open_stream(
@@ -169,6 +174,9 @@ def open_stream(
     """
     before = read_stream(connection, stream.name)
     entities = sorted({name for names in entities_by_table.values() for name in names})
+    known = {} if before is None or lost is not None else before.tables
+    new = sorted(table for table in entities_by_table if known.get(table) != stream.tables.get(table))
+    numbered_since = sorted(set(stream.numbered) - set(() if before is None else before.numbered))
     if not run(
         connection,
         queries.OPEN_STREAM,
@@ -180,16 +188,22 @@ def open_stream(
         tables=to_jsonb(dict(stream.tables)),
         entities=entities,
         lost=lost,
+        anew=bool(new) or lost is not None or before is None or before.position != stream.position,
+        numbered=sorted(stream.numbered),
+        floor=_read_newest_version(connection, stream.name, numbered_since) if numbered_since else 0,
     ):
         return False
-    known = {} if before is None or lost is not None else before.tables
-    new = sorted(table for table in entities_by_table if known.get(table) != stream.tables.get(table))
     unproven = sorted({entity for table in new for entity in entities_by_table[table]})
     reason = lost or f"changes of {', '.join(new)} are captured only since then"
     mark_groups_unproven(connection, unproven, f"source {stream.name}: {reason}")
     if lost is not None:
         _alert_of_loss(connection, stream.name, lost, entities)
     return True
+
+
+def _read_newest_version(connection: Connection, part: str, entities: Sequence[str]) -> int:
+    rows = run(connection, queries.SELECT_NEWEST_VERSION, part=part, entities=list(entities))
+    return int(rows[0].version)
 
 
 def _alert_of_loss(connection: Connection, name: str, lost: str, entities: Sequence[str]) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 OUTCOMES_CHANNEL = "sync_outcomes"
 """Wakes the senders of outcomes; ``INSERT_OUTCOMES`` announces on it."""
 
+WAITING_CHANNEL = "sync_capture"
+"""Asks the reader of a stream, by its name, to write at once how far it is: a read waits for that."""
+
 _NOTIFY_WORK = "SELECT pg_notify('sync_work', '')"
 
 

@@ -10,6 +10,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +19,7 @@ from sync_orchestrator.core.archive.absent_fields import CheckedSource, find_lac
 from sync_orchestrator.core.archive.archived_records import read_covered_groups, read_stamps
 from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.archive.read_sequence import next_read_sequence
+from sync_orchestrator.core.capture.holds import NotedStreams, StreamHolds
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.locks import AdvisoryLock, share_lock
 from sync_orchestrator.core.db.session import force_index_scans, in_transaction
@@ -64,6 +66,8 @@ _before_merge_commit = CrashPoint("events.before_merge_commit")
 _merged = CrashPoint("events.merged")
 
 _MAX_ROUNDS = 3
+_MAX_HOLD_SECONDS = 2.0
+"""How long a batch waits until a stream has passed its reads; after that the events are due again later."""
 
 
 async def work_off(
@@ -127,6 +131,7 @@ class EventBatch:
         self._lease = EventLease(token, context.config.limits.lease, None if hold is None else hold.id)
         self._decider = EventDecider.of_entity(entity)
         self._requests: list[ReadSource] = []
+        self._holds = StreamHolds(context.engine, entity)
 
     def merge_received(self, connection: Connection, result: Settled) -> None:
         """Merges what the events brought, in the transaction that took them, and leases those whose sources are read.
@@ -182,12 +187,42 @@ class EventBatch:
         with self._engine.begin() as connection:
             number = next_read_sequence(connection)
             epochs = list_epochs(connection)
+        if any(request.parts & self._entity.rules.numbered for request in requests):
+            return await self._read_numbered(requests, number, epochs)
+        return await self._read_now(requests, number, epochs)
+
+    async def _read_now(
+        self, requests: Sequence[ReadSource], number: int, epochs: Mapping[str, int]
+    ) -> list[SourceRead]:
         shown = await read_requested_parts(self._entity.sources, self._entity.name, requests)
         return [
             SourceRead(request, {}, parts, number, epochs)
             if isinstance(parts, CallFailed)
             else SourceRead(request, parts, None, number, epochs)
             for request, parts in zip(requests, shown, strict=True)
+        ]
+
+    async def _read_numbered(
+        self, requests: Sequence[ReadSource], number: int, epochs: Mapping[str, int]
+    ) -> list[SourceRead]:
+        """Reads parts whose versions are numbers of a stream, and waits for a moment until that has passed the read."""
+        noted, reads, failure, awaits_stream = NotedStreams(), list[SourceRead](), None, False
+        parts = {part for request in requests for part in request.parts}
+        try:
+            noted = await asyncio.to_thread(in_transaction, self._engine, lambda c: self._holds.note_within(c, parts))
+            reads = await self._read_now(requests, number, epochs)
+            hold = await self._holds.end_read(noted)
+            awaits_stream = True
+            await self._holds.wait(hold, _MAX_HOLD_SECONDS)
+        except CallFailed as error:
+            failure = error
+        if failure is None:
+            return [replace(read, noted=noted.numbers) for read in reads]
+        return [
+            SourceRead(read.request, {}, failure, number, epochs, awaits_stream=awaits_stream)
+            if read.request.parts & self._entity.rules.numbered
+            else read
+            for read in reads or await self._read_now(requests, number, epochs)
         ]
 
     def _merge_reads(self, connection: Connection, reads: Sequence[SourceRead], result: Settled) -> list[ReadSource]:

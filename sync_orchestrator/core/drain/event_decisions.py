@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from sync_orchestrator.core.archive.changes_from_reads import change_of_read
+from sync_orchestrator.core.archive.changes_from_reads import bounds_of, change_of_read
 from sync_orchestrator.core.failure_causes import cause_of
 from sync_orchestrator.core.ledger.event_rows import ANNOUNCED_ORIGINS
 from sync_orchestrator.core.retry import after_failure
@@ -44,6 +44,8 @@ _REREAD_SECONDS = 3600.0
 _MAX_PAUSE_SECONDS = 300.0
 _MAX_LAG_PAUSE_SECONDS = 60.0
 """The longest pause while a replica may still catch up."""
+_MAX_STREAM_PAUSE_SECONDS = 30.0
+"""The longest pause while a stream has not passed a read."""
 _GIVE_UP_SECONDS = 86_400.0
 
 _NEEDS_RECORD_OR_READ = frozenset({Verdict.TIE, Verdict.FETCH, Verdict.MISSING})
@@ -150,6 +152,10 @@ class SourceRead:
     """The number of the read."""
     epochs: Mapping[str, int]
     """The present epochs, by source."""
+    noted: Mapping[str, int] = field(default_factory=dict)
+    """By part, the number of its stream before the read, where that numbers the versions."""
+    awaits_stream: bool = False
+    """The read failed only since its stream has not passed it in time."""
 
     @property
     def event(self) -> DueEvent:
@@ -167,7 +173,7 @@ class EventDecider:
     """Decides about the events of one entity.
 
     Attributes:
-        version_kinds: Whether versions are times or numbers, by part.
+        version_kinds: Whether versions are times, numbers, or those of a stream, by part.
         max_ahead_seconds: How far a version that is a time may lie in the future.
         group: Finds the business group in the owner's part.
         draw: Draws the jitter of a wait, from 0 to 1.
@@ -175,7 +181,7 @@ class EventDecider:
 
     rules: Rules
     retry: RetrySettings
-    version_kinds: Mapping[str, Literal["time", "number"]]
+    version_kinds: Mapping[str, Literal["time", "number", "log"]]
     max_ahead_seconds: float
     group: GroupSelector
     draw: Callable[[], float] = random.random
@@ -224,7 +230,7 @@ class EventDecider:
         """
         event = read.event
         if read.failure is not None:
-            return self._decide_unread(event, read.failure)
+            return self._decide_unread(event, read.failure, awaits_stream=read.awaits_stream)
         shown = {part: found for part, found in read.parts.items() if found is not None}
         ahead = (self._seconds_ahead(part, found.version, event.now) for part, found in shown.items())
         if seconds := max(ahead, default=0.0):
@@ -235,7 +241,7 @@ class EventDecider:
         if read.is_absent:
             return self.decide_absent(read, stamps)
         own = shown.get(event.source)
-        if own is not None and own.version < event.version:
+        if own is not None and own.version < event.version and event.source not in self.rules.numbered:
             return self._decide_behind(event)
         told = () if own is not None else (self._change_of_event(event),)
         return Merge((*told, *(_change_of_part(read, part, found, of_event=True) for part, found in shown.items())))
@@ -249,7 +255,8 @@ class EventDecider:
         if event.action == "delete" and event.source in read.parts and read.parts[event.source] is None:
             is_inferred = event.origin not in ANNOUNCED_ORIGINS
             gone = Stamp(event.epoch, event.version, read.number, TOMBSTONE_HASH, inferred=is_inferred)
-            return Merge((Change(event.key, event.source, "delete", gone, None, None, event.seq),))
+            bounds = bounds_of(read.noted.get(event.source))
+            return Merge((Change(event.key, event.source, "delete", gone, None, None, event.seq, bounds),))
         archived = stamps.get((event.key, event.source))
         if archived is not None and (archived.epoch, archived.version) > (event.epoch, event.version):
             return Supersede(event, _NEWER_IS_ARCHIVED)
@@ -316,7 +323,7 @@ class EventDecider:
         is_readable = self.rules.owner in self.rules.readable
         return is_readable and after_failure(self.retry, event.attempts, Failure.TRANSIENT).wait is None
 
-    def _decide_unread(self, event: DueEvent, failure: CallFailed) -> Decision:
+    def _decide_unread(self, event: DueEvent, failure: CallFailed, *, awaits_stream: bool = False) -> Decision:
         """A source that cannot be read now costs no attempts: that says nothing about the event."""
         if failure.kind is Failure.PERMANENT:
             return self._fail_event(event, failure)
@@ -324,6 +331,8 @@ class EventDecider:
         if waited >= max(_GIVE_UP_SECONDS, self.rules.lag) + _MAX_PAUSE_SECONDS:
             return self._fail_permanently(event, failure.detail)
         pause = min(_MAX_PAUSE_SECONDS, max(self.retry.first_wait, waited))
+        if awaits_stream:
+            pause = min(_MAX_STREAM_PAUSE_SECONDS, max(1.0, waited / 4))
         return Wait(
             event,
             failure.detail,
@@ -399,6 +408,7 @@ def _change_of_part(read: SourceRead, part: str, found: PartRead, *, of_event: b
         read.number,
         seq=event.seq if of_event and part == event.source else None,
         asked_for=event.action == "delete" and part == event.source,
+        noted=read.noted.get(part),
     )
 
 

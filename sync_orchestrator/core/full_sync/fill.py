@@ -18,12 +18,13 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.archive.deletion_caps import Reason, alive_groups, reserve_deletions
 from sync_orchestrator.core.archive.merge import BACKFILL, merge, without_held
+from sync_orchestrator.core.capture.holds import ReadHold
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import force_index_scans, in_transaction, run
 from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.prefetch import read_ahead
-from sync_orchestrator.core.full_sync.source_listing import EXAMPLES, GroupReads
+from sync_orchestrator.core.full_sync.source_listing import EXAMPLES, BegunRead, GroupReads
 from sync_orchestrator.core.groups.lease import GroupLease
 from sync_orchestrator.core.groups.registry import count_group_records
 from sync_orchestrator.core.notifications import alerts
@@ -65,8 +66,15 @@ class FillReport:
     resumed: bool = False
 
 
-_Page = tuple[Sequence[PartRead], str | None, dict[str, Sequence[PartRead]], int]
-"""The owner's rows, the position behind them, the other parts of the same keys, the read sequence of their reading."""
+@dataclass(frozen=True, slots=True)
+class _SourcePage:
+    """The owner's rows, the position behind them, the other parts of the same keys, and the read that brought them."""
+
+    rows: Sequence[PartRead]
+    position: str | None
+    others: dict[str, Sequence[PartRead]]
+    read: BegunRead
+    hold: ReadHold
 
 
 class Fill:
@@ -97,6 +105,7 @@ class Fill:
         async with aclosing(read_ahead(self._read_pages(cursor))) as pages:  # type: ignore[type-var]
             async for page in pages:
                 _page_read()
+                await self._reads.holds.wait(page.hold)
                 known = self.report.changed
                 await asyncio.to_thread(in_transaction, self._context.engine, partial(self._merge_page, page=page))
                 _page_merged()
@@ -107,12 +116,13 @@ class Fill:
                     self._progress("changed", self.report.changed)
         await self._merge_parts_by_group()
 
-    async def _read_pages(self, cursor: str | None) -> AsyncGenerator[_Page, None]:
-        number = await self._reads.read_sequence()
+    async def _read_pages(self, cursor: str | None) -> AsyncGenerator[_SourcePage, None]:
+        read = await self._reads.begin_read()
         async with aclosing(self._entity.owner.pages(self._lease.group, cursor)) as pages:  # type: ignore[type-var]
             async for rows, position in pages:
-                yield rows, position, await self._reads.read_others(rows), number
-                number = await self._reads.read_sequence()
+                others = await self._reads.read_others(rows)
+                yield _SourcePage(rows, position, others, read, await self._reads.holds.end_read(read.noted))
+                read = await self._reads.begin_read()
 
     def _begin_sync(self, connection: Connection) -> str | None:
         self._reads.load_epochs(connection)
@@ -126,12 +136,11 @@ class Fill:
         self._sync_id = self._lease.run_fenced(connection, queries.BEGIN_FULL_SYNC).sync_id
         return None
 
-    def _merge_page(self, connection: Connection, *, page: _Page) -> None:
-        rows, position, others, number = page
-        owner = self._entity.rules.owner
-        changes = self._reads.build_changes(rows, owner, number)
-        for part, found in others.items():
-            changes += self._reads.build_changes(found, part, number)
+    def _merge_page(self, connection: Connection, *, page: _SourcePage) -> None:
+        rows, position, owner = page.rows, page.position, self._entity.rules.owner
+        changes = self._reads.build_changes(rows, owner, page.read)
+        for part, found in page.others.items():
+            changes += self._reads.build_changes(found, part, page.read)
             self._note_listed(connection, part, found)
         self._merge_changes(connection, self._set_flagged_aside(connection, changes))
         resumable = position is not None and text_problem(position) is None and not self._flagged
@@ -174,19 +183,21 @@ class Fill:
     async def _merge_parts_by_group(self) -> None:
         """Parts whose source cannot be read by key are listed by group."""
         for part in self._reads.listed_parts():
-            number = await self._reads.read_sequence()
+            read = await self._reads.begin_read()
             async with aclosing(self._entity.sources[part].pages(self._lease.group)) as pages:  # type: ignore[type-var]
                 async for rows, _ in pages:
+                    if part in read.noted.numbers:
+                        await self._reads.holds.wait(await self._reads.holds.end_read(read.noted))
                     await asyncio.to_thread(
                         in_transaction,
                         self._context.engine,
-                        partial(self._merge_listed, part=part, rows=rows, number=number),
+                        partial(self._merge_listed, part=part, rows=rows, read=read),
                     )
-                    number = await self._reads.read_sequence()
+                    read = await self._reads.begin_read()
 
-    def _merge_listed(self, connection: Connection, *, part: str, rows: Sequence[PartRead], number: int) -> None:
+    def _merge_listed(self, connection: Connection, *, part: str, rows: Sequence[PartRead], read: BegunRead) -> None:
         self._merge_changes(
-            connection, self._set_flagged_aside(connection, self._reads.build_changes(rows, part, number))
+            connection, self._set_flagged_aside(connection, self._reads.build_changes(rows, part, read))
         )
         self._note_listed(connection, part, rows)
 

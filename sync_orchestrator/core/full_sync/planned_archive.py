@@ -12,14 +12,14 @@ from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.archive.archived_records import stamp_of
 from sync_orchestrator.core.archive.deletion_caps import reserve_deletions
-from sync_orchestrator.core.archive.merge import in_order
+from sync_orchestrator.core.archive.merge import in_order, learn_bounds
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.fill import Progress
 from sync_orchestrator.core.full_sync.plan_draft import PlanDraft
 from sync_orchestrator.core.full_sync.planned_record import ArchivedRecord, PlannedRecord
-from sync_orchestrator.core.full_sync.source_listing import GroupReads
+from sync_orchestrator.core.full_sync.source_listing import BegunRead, GroupReads
 from sync_orchestrator.core.groups.lease import busy_text
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.systems.breaker import closed_reason
@@ -64,21 +64,23 @@ class PlannedArchive:
     async def read_sources(self, progress: Progress) -> None:
         """Reads the group from all sources, and merges it with what the archive has. Raises CallFailed."""
         owner = self._entity.rules.owner
-        number = self._read_sequence = await self.reads.read_sequence()
+        read = await self.reads.begin_read()
+        self._read_sequence = read.number
         async with aclosing(self._entity.owner.pages(self._group)) as pages:  # type: ignore[type-var]
             async for rows, _ in pages:
                 others = await self.reads.read_others(rows)
-                self._add_rows(rows, owner, number)
+                self._add_rows(rows, owner, read)
                 for part, found in others.items():
-                    self._add_rows(found, part, number)
+                    self._add_rows(found, part, read)
                 progress("read", len(self._listed[owner]))
-                number = await self.reads.read_sequence()
+                read = await self.reads.begin_read()
         for part in self.reads.listed_parts():
-            number = await self.reads.read_sequence()
+            read = await self.reads.begin_read()
             async with aclosing(self._entity.sources[part].pages(self._group)) as pages:  # type: ignore[type-var]
                 async for rows, _ in pages:
-                    self._add_rows(rows, part, number)
-                    number = await self.reads.read_sequence()
+                    self._add_rows(rows, part, read)
+                    read = await self.reads.begin_read()
+        await self.reads.holds.wait(await self.reads.holds.end_read(read.noted))
         self._draft.listed = len(self._listed[owner])
         await asyncio.to_thread(self._merge_changes)
 
@@ -103,14 +105,15 @@ class PlannedArchive:
             for changes in confirmed:
                 self._apply_changes(changes)
 
-    def _add_rows(self, rows: Sequence[PartRead], part: str, number: int) -> None:
-        self._changes += self.reads.build_changes(rows, part, number)
+    def _add_rows(self, rows: Sequence[PartRead], part: str, read: BegunRead) -> None:
+        self._changes += self.reads.build_changes(rows, part, read)
         self._listed[part].update(row.key for row in rows if text_problem(row.key) is None)
 
     def _merge_changes(self) -> None:
         keys = sorted({change.key for change in self._changes})
         with self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
             self._load_records(connection, keys)
+            learn_bounds(connection, self._entity.name, self._changes)
         others: list[Change] = []
         for change in self._changes:
             (self._flagged[change.part] if self._is_flagged_deletion(change) else others).append(change)

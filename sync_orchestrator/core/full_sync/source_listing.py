@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.archive.changes_from_reads import change_of_read
+from sync_orchestrator.core.archive.changes_from_reads import bounds_of, change_of_read
 from sync_orchestrator.core.archive.read_sequence import next_read_sequence_and_clock
+from sync_orchestrator.core.capture.holds import NotedStreams, StreamHolds
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.ports import PartRead
@@ -24,8 +25,19 @@ from sync_orchestrator.texts.storable_text import text_problem
 EXAMPLES = 10
 
 
+@dataclass(frozen=True, slots=True)
+class BegunRead:
+    """A read of the sources: its number, and where the streams were before it."""
+
+    number: int
+    noted: NotedStreams
+
+
 class GroupReads:
-    """``unusable``: parts that were passed over; ``problems``: what is wrong with the first of them."""
+    """``unusable``: parts that were passed over; ``problems``: what is wrong with the first of them.
+
+    ``holds``: lets reads wait for the streams whose numbers are the versions of parts.
+    """
 
     def __init__(self, engine: Engine, entity: EntityContext, group: str) -> None:
         self._engine = engine
@@ -33,6 +45,7 @@ class GroupReads:
         self._group = group
         self._epochs: dict[str, int] = {}
         self._now = 0.0
+        self.holds = StreamHolds(engine, entity)
         self.unusable = 0
         self.problems: list[str] = []
 
@@ -44,6 +57,11 @@ class GroupReads:
         """A number for a read that begins now."""
         number, self._now = await asyncio.to_thread(in_transaction, self._engine, next_read_sequence_and_clock)
         return number
+
+    async def begin_read(self) -> BegunRead:
+        """A read that begins now: where the streams are before it, and its number."""
+        noted = await self.holds.note_streams()
+        return BegunRead(await self.read_sequence(), noted)
 
     async def read_others(self, rows: Sequence[PartRead]) -> dict[str, Sequence[PartRead]]:
         """The other parts of the owner's records, from sources that can be read by key.
@@ -61,12 +79,13 @@ class GroupReads:
         rules = self._entity.rules
         return (part for part in self._entity.sources if part != rules.owner and part not in rules.readable)
 
-    def build_changes(self, rows: Sequence[PartRead], part: str, number: int) -> list[Change]:
-        """What can be used of a source's rows, read under a read sequence."""
+    def build_changes(self, rows: Sequence[PartRead], part: str, read: BegunRead) -> list[Change]:
+        """What can be used of a source's rows."""
         usable, unusable = self._sort_out(rows, part)
         self.problems += [f"{row.key!a}: {row.problem}" for row in unusable[: EXAMPLES - len(self.problems)]]
         self.unusable += len(unusable)
-        changes = [change_of_read(row, part, self.epoch_of(part), number) for row in usable]
+        noted = read.noted.numbers.get(part)
+        changes = [change_of_read(row, part, self.epoch_of(part), read.number, noted=noted) for row in usable]
         for change in changes:
             if part == self._entity.rules.owner and change.group is None:
                 change.group = self._group
@@ -120,15 +139,25 @@ class GroupReads:
         """What is true of unlisted parts (key, epoch, version), asked for by key where that can be.
 
         What the source does not have becomes a tombstone with the last version and the listing's read sequence.
-        Returns the changes, and how many records are there after all.
+        Returns the changes, and how many records are there after all. Where a stream numbers the versions it has passed
+        these reads by then.
         """
         here: dict[str, PartRead] = {}
-        asked = await self.read_sequence()
+        asked = await self.begin_read()
         if part in self._entity.rules.readable:
             reads = await asyncio.gather(*(self._entity.sources[part].read(key) for key, _, _ in unlisted))
             here = {read.key: read for read in reads if read is not None}
+        if part in asked.noted.numbers:
+            await self.holds.wait(await self.holds.end_read(asked.noted))
         gone = [
-            Change(key, part, "delete", Stamp(epoch, version, number, TOMBSTONE_HASH, inferred=True), None)
+            Change(
+                key,
+                part,
+                "delete",
+                Stamp(epoch, version, number, TOMBSTONE_HASH, inferred=True),
+                None,
+                bounds=bounds_of(asked.noted.numbers.get(part)),
+            )
             for key, epoch, version in unlisted
             if key not in here
         ]

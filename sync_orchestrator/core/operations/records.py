@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.archive.archived_records import find_record, list_parts_of_record, read_stamps
-from sync_orchestrator.core.archive.changes_from_reads import change_of_read
+from sync_orchestrator.core.archive.changes_from_reads import bounds_of, change_of_read
 from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.archive.read_sequence import next_read_sequence
 from sync_orchestrator.core.archive.record_resets import lock_record, reset_stamps
+from sync_orchestrator.core.capture.holds import NotedStreams, StreamHolds
 from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.ledger.finishing import finish_reread
@@ -88,17 +90,25 @@ async def refresh_record(context: Context, entity: EntityContext, key: str) -> d
     key, readable = to_nfc(key), sorted(entity.rules.readable)
     if not readable:
         raise NotFound(f"no source system of {entity.name} can be read by key")
-    before, number = await asyncio.to_thread(
+    holds = StreamHolds(context.engine, entity)
+    before, number, noted = await asyncio.to_thread(
         in_transaction,
         context.engine,
-        lambda connection: (_read_stamps(connection, entity, key), next_read_sequence(connection)),
+        lambda connection: (
+            _read_stamps(connection, entity, key),
+            next_read_sequence(connection),
+            holds.note_within(connection, readable),
+        ),
     )
     found = await asyncio.gather(*(_read_part(entity.sources[part], key) for part in readable))
     reads = dict(zip(readable, found, strict=True))
+    await holds.wait(await holds.end_read(noted))
     await asyncio.to_thread(
-        in_transaction, context.engine, lambda connection: _merge_reads(connection, entity, key, reads, before, number)
+        in_transaction,
+        context.engine,
+        lambda connection: _merge_reads(connection, entity, key, reads, before, number, noted),
     )
-    return {part: _describe_read(part, reads) for part in entity.sources}
+    return {part: _describe_read(part, reads, entity.rules.numbered) for part in entity.sources}
 
 
 def push_again(connection: Connection, entity: str, key: str) -> str:
@@ -131,12 +141,14 @@ async def _read_part(source: SourceSystem, key: str) -> PartRead | None:
     return found
 
 
-def _describe_read(part: str, reads: dict[str, PartRead | None]) -> str:
+def _describe_read(part: str, reads: dict[str, PartRead | None], numbered: Collection[str]) -> str:
     if part not in reads:
         return "cannot be read by key"
     found = reads[part]
     if found is None:
         return "absent"
+    if part in numbered:
+        return "deleted" if found.deleted else "present"
     return f"version {found.version}, deleted" if found.deleted else f"version {found.version}"
 
 
@@ -151,6 +163,7 @@ def _merge_reads(
     reads: dict[str, PartRead | None],
     before: dict[str, Stamp],
     number: int,
+    noted: NotedStreams,
 ) -> None:
     lock_record(connection, entity.name, key)
     now = _read_stamps(connection, entity, key)
@@ -160,10 +173,11 @@ def _merge_reads(
     for part, found in reads.items():
         epoch = epochs.get(part, 0)
         if found is not None:
-            changes.append(change_of_read(found, part, epoch, number))
+            changes.append(change_of_read(found, part, epoch, number, noted=noted.numbers.get(part)))
         elif part in now and part in unmoved:
             gone = Stamp(epoch, now[part].version, number, TOMBSTONE_HASH, inferred=True)
-            changes.append(Change(key, part, "delete", gone, None))
+            bounds = bounds_of(noted.numbers.get(part))
+            changes.append(Change(key, part, "delete", gone, None, bounds=bounds))
     reset_stamps(connection, entity.name, key, sorted(unmoved))
     merge(connection, entity.name, changes, entity.rules)
     _try_again(connection, entity.name, key, sorted(reads))

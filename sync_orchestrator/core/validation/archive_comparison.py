@@ -13,7 +13,13 @@ from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.validation import queries
-from sync_orchestrator.core.validation.archived_parts import ArchivedPart, compare_part, read_archived_parts
+from sync_orchestrator.core.validation.archived_parts import (
+    ArchivedPart,
+    compare_content,
+    compare_part,
+    digest_of_read,
+    read_archived_parts,
+)
 from sync_orchestrator.core.validation.listed_parts import ListedParts
 from sync_orchestrator.core.validation.lost_changes import LostChange, PartPlace
 
@@ -87,6 +93,9 @@ def _compare_row(
         return None if row.deleted or is_orphan else LostChange(part, key, "missing", row.version)
     if there.epoch != listed.reads.epoch_of(part):
         return None  # its source was restored: a full sync takes over what it holds
+    if (digest := listed.digests.get((part, key))) is not None:
+        kind = None if there.has_moved else compare_content(digest, there.content_hash)
+        return None if kind is None else LostChange(part, key, kind, there.version)
     kind = compare_part(row, there.version, there.content_hash, is_whole=(part, key) in listed.whole)
     if kind is None or (there.has_moved and kind != "newer"):
         return None
@@ -172,8 +181,13 @@ async def _read_gone(
     present = set()
     for row in listed.reads.select_usable([row for row in rows if row is not None], part):
         there = comparison.archived[part, row.key]
-        kind = compare_part(row, there.version, there.content_hash, is_whole=True)
+        is_numbered = part in entity.rules.numbered
+        kind = (
+            compare_content(digest_of_read(row), there.content_hash)
+            if is_numbered
+            else compare_part(row, there.version, there.content_hash, is_whole=True)
+        )
         if kind is not None:
-            listed.rows[part, row.key] = row
-            present.add(LostChange(part, row.key, kind, row.version))
+            listed.add_read(part, [row])
+            present.add(LostChange(part, row.key, kind, there.version if is_numbered else row.version))
     return present, absent

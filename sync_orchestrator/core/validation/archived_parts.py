@@ -64,6 +64,23 @@ def read_archived_parts(
     return {(row.part, row.key): ArchivedPart.from_row(row) for row in rows}
 
 
+def compare_content(content_hash: bytes, archived_hash: bytes) -> LostChangeKind | None:
+    """How the content of a part at its source differs from the archived one; for parts without versions of their own.
+
+    Args:
+        content_hash: The digest of the content at the source, TOMBSTONE_HASH for a deletion.
+        archived_hash: The same of the archived content.
+    """
+    if content_hash == archived_hash:
+        return None
+    return "missing" if archived_hash == TOMBSTONE_HASH else "different"
+
+
+def digest_of_read(row: PartRead) -> bytes:
+    """The digest of a part as its source shows it, TOMBSTONE_HASH for a deletion."""
+    return TOMBSTONE_HASH if row.deleted else compute_digest(row.data)
+
+
 def compare_part(row: PartRead, version: int, content_hash: bytes, *, is_whole: bool) -> LostChangeKind | None:
     """How a part at its source differs from the archived one; None where it does not, as far as it was compared.
 
@@ -81,7 +98,7 @@ def compare_part(row: PartRead, version: int, content_hash: bytes, *, is_whole: 
         return "newer"
     if content_hash == TOMBSTONE_HASH:
         return "missing"
-    if is_whole and (TOMBSTONE_HASH if row.deleted else compute_digest(row.data)) == content_hash:
+    if is_whole and digest_of_read(row) == content_hash:
         return None
     if row.version < version:
         return "older"

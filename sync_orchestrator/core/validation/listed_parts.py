@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import Engine
@@ -13,7 +14,7 @@ from sqlalchemy import Engine
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.full_sync.source_listing import GroupReads
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.validation.archived_parts import ArchivedPart
+from sync_orchestrator.core.validation.archived_parts import ArchivedPart, digest_of_read
 from sync_orchestrator.core.validation.lost_changes import PartPlace
 
 _MAX_OLDER = 1000
@@ -24,12 +25,14 @@ class ListedParts:
 
     ``rows``: usable parts, by part and key; ``whole``: those of them that hold content, not only a version. ``keys``:
     all listed keys, by part. ``read_sequence``: of the read of the listing. ``since``: the database's time before it.
+    ``digests``: of the contents of parts that a stream numbers; their rows keep none.
     """
 
     def __init__(self, engine: Engine, entity: EntityContext, group: str) -> None:
         self.reads = GroupReads(engine, entity, group)
         self.rows: dict[PartPlace, PartRead] = {}
         self.whole: set[PartPlace] = set()
+        self.digests: dict[PartPlace, bytes] = {}
         self.keys: dict[str, set[str]] = defaultdict(set)
         self.read_sequence = 0
         self.since: datetime | None = None
@@ -41,7 +44,8 @@ class ListedParts:
         return {part: len(self.keys[part]) for part in sorted(self._entity.sources)}
 
     async def read_sources(self) -> None:
-        """Lists the group at all of its sources. Raises CallFailed."""
+        """Lists the group at all of its sources, and waits until their streams have passed that. Raises CallFailed."""
+        noted = await self.reads.holds.note_streams()
         self.read_sequence = await self.reads.read_sequence()
         owner, sources = self._entity.rules.owner, self._entity.sources
         by_key = [
@@ -59,6 +63,7 @@ class ListedParts:
             if part != owner and part not in by_key:
                 async for rows in self._list_pages(part):
                     self._add_rows(part, rows)
+        await self.reads.holds.wait(await self.reads.holds.end_read(noted))
 
     @property
     def parts_without_content(self) -> list[str]:
@@ -98,7 +103,7 @@ class ListedParts:
     async def _list_pages(self, part: str) -> AsyncIterator[list[PartRead]]:
         """Keys and versions alone, where the part can be read by key later; else whole parts."""
         source = self._entity.sources[part]
-        if part in self._entity.rules.readable:
+        if part in self._entity.rules.readable and not self._is_numbered(part):
             async with aclosing(source.keys(self._group)) as listing:  # type: ignore[type-var]
                 async for rows in listing:
                     yield rows
@@ -111,10 +116,21 @@ class ListedParts:
         """Adds listed rows. Unusable ones count as listed; full syncs report them."""
         self.keys[part].update(row.key for row in rows)
         usable = [row for row in self.reads.select_usable(rows, part) if row.group in (None, self._group)]
-        self.rows |= {(part, row.key): row for row in usable}
+        self.add_read(part, usable)
         if not self._lists_keys_only(part):
             self.whole |= {(part, row.key) for row in usable}
         return usable
 
+    def add_read(self, part: str, rows: Sequence[PartRead]) -> None:
+        """Adds usable rows that hold content, where contents are what is compared."""
+        if self._is_numbered(part):
+            self.digests |= {(part, row.key): digest_of_read(row) for row in rows}
+            rows = [replace(row, data={}) for row in rows]
+        self.rows |= {(part, row.key): row for row in rows}
+
+    def _is_numbered(self, part: str) -> bool:
+        return part in self._entity.rules.numbered
+
     def _lists_keys_only(self, part: str) -> bool:
-        return part in self._entity.rules.readable and self._entity.sources[part].can_list_keys
+        is_readable = part in self._entity.rules.readable
+        return is_readable and self._entity.sources[part].can_list_keys and not self._is_numbered(part)

@@ -99,7 +99,7 @@ async def check_sources(
 
 def confirmation_pause_seconds(entity: EntityContext) -> float:
     """The pause before suspects are looked at again. A source that is polled has its turn within it."""
-    polled = [2 * part.poll_every for part in entity.settings.parts.values() if part.changes is not None]
+    polled = [2 * part.poll_every for part in entity.settings.parts.values() if part.is_polled]
     return max([entity.settings.source_check.confirm_after, *polled])
 
 
@@ -122,7 +122,7 @@ class _SourceCheckRun:
         try:
             await self._list_sources()
             comparison, suspects = await self._find_suspects()
-            proven = await prove_loss(self._entity, self._listed, comparison, suspects)
+            proven = await self._prove_loss(comparison, suspects)
         except CallFailed as failure:
             return self._not_checked(f"its sources gave no usable response: {failure.describe_with_system()}")
         self.result.lost = sorted(proven.lost, key=lambda lost: lost.place)
@@ -163,6 +163,18 @@ class _SourceCheckRun:
             suspects = set(suspects) & set(comparison.suspects)
         self.result.contents, self.result.on_the_way = comparison.contents, len(comparison.on_the_way)
         return comparison, suspects
+
+    async def _prove_loss(self, comparison: ArchiveComparison, suspects: Collection[LostChange]) -> ProvenLoss:
+        """Confirms suspects; of parts that a stream numbers, what it has told of meanwhile is left out."""
+        holds = self._listed.reads.holds
+        noted = await holds.note_streams()
+        proven = await prove_loss(self._entity, self._listed, comparison, suspects)
+        if not noted.numbers or not proven.lost:
+            return proven
+        await holds.wait(await holds.end_read(noted))
+        still = (await self._compare_listing()).suspects
+        lost = {lost for lost in proven.lost if lost.part not in noted.numbers or lost in still}
+        return ProvenLoss(lost, proven.held)
 
     async def _compare_listing(self) -> ArchiveComparison:
         return await self._run_in_transaction(
