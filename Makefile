@@ -60,6 +60,7 @@ bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; 
 	$(BIN)/python -m bench.capture $(ARGS)
 	$(BIN)/python -m bench.flood $(ARGS)
 	$(BIN)/python -m bench.drain $(ARGS)
+	$(BIN)/python -m bench.thin_events $(ARGS)
 	$(BIN)/python -m bench.steady $(ARGS)
 	$(BIN)/python -m bench.full_sync $(ARGS)
 	$(BIN)/python -m bench.comparison $(ARGS)

@@ -116,6 +116,8 @@ class ContainedSource:
         self.can_read = inner.can_read
         self.can_poll = inner.can_poll
         self.can_list_keys = inner.can_list_keys
+        self.read_many_size = inner.read_many_size
+        self.confirms_absence = inner.confirms_absence
         self.inner = inner
         self._containment = containment
 

@@ -68,6 +68,12 @@ class SourceSystem(Protocol):
     can_list_keys: bool
     """True where ``keys`` costs less than ``pages``."""
 
+    read_many_size: int
+    """How many records one call of ``read_many`` reads at most; 1 where they are read one by one."""
+
+    confirms_absence: bool
+    """True where ``read`` is a call of its own, which decides whether a record that ``read_many`` lacks is there."""
+
     async def read(self, key: str) -> PartRead | None:
         """The part of one record now, or None where the source has no such record."""
         ...

@@ -304,6 +304,7 @@ class Spelling:
 
     keyset_listing = can_read = True
     can_poll = can_list_keys = False
+    read_many_size, confirms_absence = 100, True
 
     async def read(self, key: str) -> PartRead | None:
         return PartRead("AB1", 1, {}, "A") if key.lower() == "ab1" else None

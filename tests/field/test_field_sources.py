@@ -218,6 +218,7 @@ class Odd:
     """An adapter of either kind that raises whatever it is given, from each method."""
 
     keyset_listing = can_read = can_poll = can_list_keys = True
+    read_many_size, confirms_absence = 100, False
     capabilities: Any = None
 
     def __init__(self, error: BaseException) -> None:

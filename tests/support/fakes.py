@@ -19,6 +19,8 @@ class FakeSource:
     can_read = True
     can_poll = False
     can_list_keys = False
+    read_many_size = 3
+    confirms_absence = False
 
     def __init__(self, page: int = 100) -> None:
         self.rows: dict[str, PartRead] = {}

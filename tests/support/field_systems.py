@@ -78,6 +78,8 @@ class FieldSource(FakeSource):
         if path == "/rows":
             chosen = [row for row in self._of(rows, query) if row.key > query.get("after", "")]
             return 200, {"rows": [self._shown(row) for row in sorted(chosen, key=lambda row: row.key)[:2]]}
+        if path == "/some":
+            return 200, {"rows": [self._shown(rows[key]) for key in query["keys"].split(",") if key in rows]}
         row = rows.get(path.removeprefix("/rows/"))
         return (404, {"error": "no such record"}) if row is None else (200, self._shown(row))
 
@@ -223,6 +225,7 @@ def field_config(**changes: Any) -> Any:
         "paging": "after",
     }
     part = {"key": "key", "version": {"path": "v", "kind": "number"}, "read": {"path": "/rows/{{ key }}"}}
+    some = {"path": "/some", "params": {"keys": "{{ keys | join(',') }}"}, "items": "rows"}
     return two_part_config(
         shop={"base_url": "http://127.0.0.1:1/shop"},
         stock={"base_url": "http://127.0.0.1:1/stock"},
@@ -246,7 +249,12 @@ def field_config(**changes: Any) -> Any:
                     "groups": {"path": "/groups", "record": "groups"},
                     "count": {"path": "/count", "params": {"store": "{{ group }}"}, "number": "n"},
                 },
-                "stock": {**part, "list": {**listing, "params": {"after": "{{ after }}"}}},
+                "stock": {
+                    **part,
+                    "read_many": some,
+                    "read_many_size": 3,
+                    "list": {**listing, "params": {"after": "{{ after }}"}},
+                },
             },
             "third_party": {
                 "system": "erp",

@@ -43,6 +43,12 @@ class Source(ABC):
     can_list_keys: bool = False
     """True where it can list keys and versions for less than whole parts: then say ``keys``."""
 
+    read_many_size: int = 1
+    """How many records one call of ``read_many`` reads at most; 1 where they are read one by one."""
+
+    confirms_absence: bool = False
+    """True where ``read`` is a call of its own, which decides whether a record that ``read_many`` lacks is there."""
+
     @abstractmethod
     def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         """Pages of a business group, each with the position from which a later call can go on, or None."""
@@ -198,8 +204,11 @@ class ThirdPartyAdapter(Adapter, ABC):
 class SourceAdapter(Adapter, Source):
     """One entity's part in one source system: ``pages``, and whichever of the others it can do.
 
-    ``can_read`` and ``can_poll`` follow from the methods that it has, unless it says them itself.
+    ``can_read`` and ``can_poll`` follow from the methods that it has, unless it says them itself. One with a
+    ``read_many`` of its own reads records together, ``read_many_size`` of them at most.
     """
+
+    read_many_size: int = 100
 
     def __init_subclass__(cls, **more: object) -> None:
         super().__init_subclass__(**more)
@@ -209,6 +218,8 @@ class SourceAdapter(Adapter, Source):
             cls.can_read = bool(has & {"read", "read_many"})
         if "can_poll" not in vars(cls):
             cls.can_poll = "changes" in has
+        if "confirms_absence" not in vars(cls):
+            cls.confirms_absence = has >= {"read", "read_many"}
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)

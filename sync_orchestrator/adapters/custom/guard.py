@@ -217,6 +217,9 @@ class GuardedSource:
         self.can_read = adapter.can_read
         self.can_poll = adapter.can_poll
         self.can_list_keys = adapter.can_list_keys
+        is_read_together = type(adapter).read_many is not SourceAdapter.read_many
+        self.read_many_size = adapter.read_many_size if is_read_together else 1
+        self.confirms_absence = adapter.confirms_absence
         self._adapter = adapter
         self._guard = guard
         self._close = close

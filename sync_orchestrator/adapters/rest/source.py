@@ -36,6 +36,8 @@ class RestSource:
         self.can_read = part.read is not None or part.read_many is not None
         self.can_poll = part.changes is not None
         self.can_list_keys = part.keys is not None
+        self.read_many_size = 1 if part.read_many is None else part.read_many_size
+        self.confirms_absence = part.read is not None and part.read_many is not None
 
     async def read(self, key: str) -> PartRead | None:
         """The part of one record now; None for a 404, a 410, or where the answer says that there is nothing."""

@@ -93,6 +93,7 @@ class SqlSource(Source):
         self._database = database
         self._part = part
         self._page = part.sql.page
+        self.read_many_size = part.read_many_size
         self._rows = SqlRows(part)
         self._key: ColumnElement[Any] = column(part.key)
         self._group: ColumnElement[Any] | None = column(part.group) if part.group else None

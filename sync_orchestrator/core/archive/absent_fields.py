@@ -160,6 +160,14 @@ class CheckedSource:
     def can_list_keys(self) -> bool:
         return self.inner.can_list_keys
 
+    @property
+    def read_many_size(self) -> int:
+        return self.inner.read_many_size
+
+    @property
+    def confirms_absence(self) -> bool:
+        return self.inner.confirms_absence
+
     async def read(self, key: str) -> PartRead | None:
         row = await self.inner.read(key)
         return None if row is None else (await self._check_rows([row]))[0]

@@ -6,7 +6,6 @@ What becomes of an event is decided by ``event_decisions.py``.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +32,7 @@ from sync_orchestrator.core.drain.event_decisions import (
     Supersede,
     Wait,
 )
+from sync_orchestrator.core.drain.part_reader import read_requested_parts
 from sync_orchestrator.core.ledger.event_claims import (
     claim_events,
     delete_event_ids,
@@ -48,8 +48,7 @@ from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.push.settlement import Settled
 from sync_orchestrator.core.shutdown import ended_in_order
 from sync_orchestrator.core.systems.epochs import list_epochs
-from sync_orchestrator.core.values.storable import sort_out
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -63,8 +62,6 @@ _taken = CrashPoint("events.taken")
 _read = CrashPoint("events.read")
 _before_merge_commit = CrashPoint("events.before_merge_commit")
 _merged = CrashPoint("events.merged")
-
-_log = logging.getLogger("sync_orchestrator.events")
 
 _MAX_ROUNDS = 3
 
@@ -185,25 +182,13 @@ class EventBatch:
         with self._engine.begin() as connection:
             number = next_read_sequence(connection)
             epochs = list_epochs(connection)
-        return await asyncio.gather(*(self._read_parts_of(request, number, epochs) for request in requests))
-
-    async def _read_parts_of(self, request: ReadSource, number: int, epochs: Mapping[str, int]) -> SourceRead:
-        parts: dict[str, PartRead | None] = {}
-        failure = None
-        try:
-            for part in sorted(request.parts):
-                parts[part] = await self._entity.sources[part].read(request.event.key)
-        except CallFailed as error:
-            failure = error
-        except Exception as error:  # whatever a library raises is this event's trouble, not the drain's
-            key = request.event.key
-            _log.exception("reading %s %r from its source failed unexpectedly", self._entity.name, key)
-            failure = CallFailed(Failure.TRANSIENT, f"{type(error).__name__}: {error}"[:300])
-        else:
-            _, unusable = sort_out(found for found in parts.values() if found is not None)
-            if unusable:
-                failure = CallFailed(Failure.PERMANENT, str(unusable[0].problem))
-        return SourceRead(request, parts, failure, number, epochs)
+        shown = await read_requested_parts(self._entity.sources, self._entity.name, requests)
+        return [
+            SourceRead(request, {}, parts, number, epochs)
+            if isinstance(parts, CallFailed)
+            else SourceRead(request, parts, None, number, epochs)
+            for request, parts in zip(requests, shown, strict=True)
+        ]
 
     def _merge_reads(self, connection: Connection, reads: Sequence[SourceRead], result: Settled) -> list[ReadSource]:
         """Merges what the sources showed; returns what is read next."""

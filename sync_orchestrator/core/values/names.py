@@ -67,7 +67,7 @@ def are_alike(one: str, other: str) -> bool:
 
     The names may differ by letter case, accents, padding, or leading zeros of a number.
     """
-    return _fold_name(one) == _fold_name(other)
+    return fold_name(one) == fold_name(other)
 
 
 def spelt_otherwise(known: str, asked: str) -> str:
@@ -100,7 +100,8 @@ def _too_large(number: str) -> NoName:
     return NoName(f"the number {number} is larger than a float holds exactly: give it as a text or as a whole number")
 
 
-def _fold_name(name: str) -> str:
+def fold_name(name: str) -> str:
+    """What names that ``are_alike`` have in common: without letter case, accents, padding and leading zeros."""
     letters = normalize_text("NFKD", name.strip().casefold())
     plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
     return plain.lstrip("0") or "0" if plain.isdigit() else plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator import composition
-from sync_orchestrator.adapters.custom.base import ThirdPartyAdapter
+from sync_orchestrator.adapters.custom.base import Given, ThirdPartyAdapter
+from sync_orchestrator.adapters.custom.guard import AdapterGuard, GuardedSource
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.ports import Capabilities, Found, Item, PartRead, ThirdParty
@@ -431,6 +432,27 @@ async def test_records_are_read_one_by_one_where_only_that_is_written() -> None:
     Drawer.rows.extend({"key": key, "store": "A", "v": 1} for key in "abc")
     source = build_sources(Config.model_validate(class_document(source={"adapter": "odd_adapters:ReadableDrawer"})))
     assert [row.key for row in await source["item"]["shop"].read_many(["a", "x", "c"])] == ["a", "c"]
+
+
+def test_records_are_read_together_where_a_class_has_a_way_of_its_own() -> None:
+    class Together(Drawer):
+        read_many_size = 20
+
+        async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
+            return []
+
+    class Both(Together):
+        async def read(self, key: str) -> PartRead | None:
+            return None
+
+    said = []
+    for kind in (Drawer, odd_adapters.ReadableDrawer, Together, Both):
+        made = kind(
+            Given("shop", "item", {}, part=Config.model_validate(class_document()).entities["item"].parts["shop"])
+        )
+        guarded = GuardedSource(made, AdapterGuard(made, 5, None, HoldOff(), ()), made.close)
+        said.append((guarded.can_read, guarded.read_many_size, guarded.confirms_absence))
+    assert said == [(False, 1, False), (True, 1, False), (True, 20, False), (True, 20, True)]
 
 
 # All of it.
