@@ -284,12 +284,16 @@ class TestErp:
 
 
 @pytest.fixture(scope="module")
-def systems() -> Iterator[processes.Systems]:
-    """The four systems and the catalogue's database as processes. pytest closes its own folders to other users."""
-    with (
-        tempfile.TemporaryDirectory(prefix="demo-", ignore_cleanup_errors=True) as home,
-        processes.running(Path(home) / "home") as running,
-    ):
+def home() -> Iterator[Path]:
+    """The demo's folder. pytest closes its own folders to other users, of whom the database's server may be one."""
+    with tempfile.TemporaryDirectory(prefix="demo-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / "home"
+
+
+@pytest.fixture(scope="module")
+def systems(home: Path) -> Iterator[processes.Systems]:
+    """The four systems and the catalogue's database as processes, over real HTTP and SQL."""
+    with processes.running(home) as running:
         yield running
 
 
@@ -429,6 +433,34 @@ class TestProcesses:
         [row] = systems.catalogue.execute(*catalogue.build_delete("D-900001"))
         assert [*times, row["at"]] == sorted({*times, row["at"]})
         assert "D-900001" not in systems.catalogue.read_rows()
+
+    def test_statements_of_the_command_line_are_run_in_the_catalogue(
+        self,
+        systems: processes.Systems,
+        home: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv("SYNC_HOME", str(home))
+        key = stones()[1]["sku"]
+        assert catalogue.main([f"UPDATE stones SET name = 'River stone' WHERE sku = '{key}'"]) == 0
+        assert catalogue.main([f"SELECT sku, name FROM stones WHERE sku = '{key}'"]) == 0
+        assert capsys.readouterr().out == f"{key}  River stone\n"
+        monkeypatch.setenv("SYNC_HOME", str(home / "nothing"))
+        assert catalogue.main(["SELECT 1"]) == 1
+        assert "make up" in capsys.readouterr().err
+
+    def test_the_catalogue_keeps_its_data_from_one_run_to_the_next(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="demo-", ignore_cleanup_errors=True) as folder:
+            database = Path(folder) / "home" / "catalogue"
+            for before in (1, 0):
+                found = catalogue.start(database)
+                try:
+                    assert len(found.execute("DELETE FROM stones WHERE sku = 'D-000005' RETURNING sku")) == before
+                    assert len(found.read_rows()) == len(stones()) - 1
+                finally:
+                    catalogue.stop(database)
+            assert catalogue.find(database) is None
 
     def test_a_taken_port_is_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket() as other:
