@@ -10,7 +10,7 @@ help:  ## show the targets
 
 install: .venv/run  ## make the environment: .venv/bin/sync-orchestrator
 
-demo: .venv/run  ## play the whole story, with a proof at the end (about four minutes)
+demo: .venv/run  ## play the whole story, with a proof at the end (about five minutes)
 	$(BIN)/python -m demo.story
 
 up: .venv/run  ## start everything with the demo's systems; the UI is at http://127.0.0.1:3000, or PORT=, API_PORT=

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import psutil
 import psycopg
@@ -312,11 +311,9 @@ def run_reader(source_url: str, ledger_url: str) -> None:
 @contextmanager
 def logical_source() -> Iterator[str]:
     """An embedded server with ``wal_level = logical`` and the published table; its URL."""
-    wanted = (*embedded._SETTINGS, "wal_level = logical", "max_wal_senders = 10", "max_replication_slots = 10")
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as place:
         folder = Path(place) / "postgres"
-        with patch.object(embedded, "_SETTINGS", wanted):
-            url = embedded.start(folder)
+        url = embedded.start(folder, ("wal_level = logical", "max_wal_senders = 10", "max_replication_slots = 10"))
         try:
             with connect(url) as connection:
                 connection.execute(TABLE.encode())

@@ -24,8 +24,13 @@ def port(name: str) -> int:
 
 
 def source_token() -> str:
-    """The bearer token of the three internal systems."""
+    """The bearer token of the internal systems' APIs."""
     return os.environ.get("DEMO_SOURCE_TOKEN", "demo-source")
+
+
+def catalogue_password() -> str:
+    """The password by which the sync reads the catalogue's database."""
+    return os.environ.get("DEMO_CATALOGUE_PASSWORD", "demo-catalogue")
 
 
 def erp_key() -> str:

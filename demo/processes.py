@@ -1,4 +1,4 @@
-"""The demo's four systems as processes: started on free ports, ended together.
+"""The demo's four systems as processes, and the catalogue's database: started on free ports, ended together.
 
 ``python -m demo.processes`` runs them until Ctrl-C. They end also when whoever started them is killed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from demo import access
+from demo import access, catalogue
+from demo.catalogue import Catalogue
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.supervisor.process_tree import Tree
 from sync_orchestrator.supervisor.system import wait_ready
@@ -32,31 +34,51 @@ class Systems:
     tree: Tree
     ports: dict[str, int]
     environment: dict[str, str]
+    catalogue: Catalogue
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
 
 
 @contextlib.contextmanager
-def running(logs: Path) -> Iterator[Systems]:
-    """The four systems, ready; ended at the end of the block, however it ends.
+def running(home: Path) -> Iterator[Systems]:
+    """The four systems and the catalogue's database, ready; ended at the end of the block, however it ends.
+
+    ``home``: gets their logs and the database, which is used again where it is there.
 
     Raises ProgramEnded with the end of its log where one does not start, SyncError where one does not answer.
     """
     ports = free_ports()
     environment = {access.port_variable(name): str(port) for name, port in ports.items()}
     places = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
-    tree = Tree(logs, {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, places))})
+    database = home / "catalogue"
+    is_ours = catalogue.find(database) is None
+    tree = Tree(
+        home / "logs",
+        {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, places))},
+        database=database if is_ours else None,
+    )
     try:
-        systems = Systems(tree, ports, environment)
+        found = catalogue.start(database)
+        systems = Systems(tree, ports, {**environment, catalogue.URL_VARIABLE: found.reader_url}, found)
         for name in ports:
-            command = ["demo.erp"] if name == "erp" else ["demo.sources", name]
-            tree.start_program(name, [sys.executable, "-m", *command], f"{systems.url(name)}/healthz")
+            tree.start_program(name, [sys.executable, "-m", *_command(name, database)], f"{systems.url(name)}/healthz")
         wait_ready(tree, lambda line: None, _START_SECONDS)
         yield systems
     finally:
         tree.stop()
+        if is_ours:
+            catalogue.stop(database)
         tree.dismiss_guard()
+
+
+def _command(name: str, database: Path) -> list[str]:
+    match name:
+        case "erp":
+            return ["demo.erp"]
+        case "catalogue":
+            return ["demo.catalogue_api", str(database)]
+    return ["demo.sources", name]
 
 
 def free_ports() -> dict[str, int]:
@@ -84,15 +106,17 @@ def main() -> int:
     def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
 
-    logs = Path(tempfile.mkdtemp(prefix="sync-demo-"))
-    with running(logs) as systems:
+    home = Path(tempfile.mkdtemp(prefix="sync-demo-"))
+    with running(home) as systems:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, ask)
         for name in systems.ports:
             print(f"{name} at {systems.url(name)}", flush=True)
-        print(f"Ctrl-C ends them; their logs are in {logs}", flush=True)
+        print(f"{catalogue.URL_VARIABLE}={systems.environment[catalogue.URL_VARIABLE]}", flush=True)
+        print(f"Ctrl-C ends them; their logs are in {home / 'logs'}", flush=True)
         while not asked.wait(0.5):
             systems.tree.check_programs()
+    shutil.rmtree(home / "catalogue", ignore_errors=True)
     return 0
 
 

@@ -1,6 +1,6 @@
-"""The three internal systems, each with fields, answers and a clock of its own: one program, run once for each role.
+"""Two internal systems with APIs, each with fields, answers and a clock of its own: one program, run once for each.
 
-``python -m demo.sources catalogue``. The API is below ``/v1``. Below ``/_control`` is what the company's own people do
+``python -m demo.sources lab``. The API is below ``/v1``. Below ``/_control`` is what the company's own people do
 there; the sync never calls it, and each change answers with the CloudEvent that the system would send.
 """
 
@@ -44,14 +44,8 @@ class Role:
     many: str | None = None
     one: str | None = None
 
-    @property
-    def grouped(self) -> bool:
-        """Whether it knows the collections: only the owner does."""
-        return "collection" in self.fields
-
 
 ROLES = {
-    "catalogue": Role("stones", "sku", ("collection", "name", "cut", "color", "clarity"), timedelta(), many="stones"),
     "lab": Role(
         "reports",
         "stone",
@@ -67,7 +61,7 @@ ROLES = {
 class Order(BaseModel):
     """One thing that people do: ``set`` holds all fields for ``create``, those that change for ``update``.
 
-    A new ``collection`` moves the record. ``recreate`` brings a deleted record back as it was, changed by ``set``.
+    ``recreate`` brings a deleted record back as it was, changed by ``set``.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -100,21 +94,18 @@ class System:
         """Everything as at the start, with newer versions."""
         self.rows: dict[str, Row] = {}
         self.deleted: dict[str, Row] = {}
-        self.shelves: dict[str, list[str]] = {}
+        self.keys: list[str] = []
         for stone in self._data:
             self._write(stone["sku"], {name: stone[name] for name in self.role.fields})
 
     def restore(self, rows: dict[str, Row]) -> None:
         """Takes an earlier dump in place of everything here, with the versions it had."""
-        self.rows, self.deleted, self.shelves = dict(rows), {}, {}
-        for key, row in sorted(rows.items()):
-            self.shelves.setdefault(self._shelf(row), []).append(key)
+        self.rows, self.deleted, self.keys = dict(rows), {}, sorted(rows)
 
-    def listed(self, collection: str, after: str, limit: int) -> list[Row]:
+    def listed(self, after: str, limit: int) -> list[Row]:
         """A page of the rows behind a key, in the order of keys."""
-        keys = self.shelves.get(collection, [])
-        start = bisect.bisect_right(keys, after)
-        return [self.rows[key] for key in keys[start : start + limit]]
+        start = bisect.bisect_right(self.keys, after)
+        return [self.rows[key] for key in self.keys[start : start + limit]]
 
     def carry_out(self, order: Order) -> Row:
         """Does what people ask for and returns the notification of it.
@@ -143,22 +134,14 @@ class System:
             raise Refused(f"{order.key} lacks {', '.join(sorted(absent))}")
 
     def _write(self, key: str, row: Row) -> Row:
-        if key in self.rows:
-            self._take(key)
+        if key not in self.rows:
+            bisect.insort(self.keys, key)
         self.rows[key] = {**row, self.role.key: key, "updated_at": self._now()}
-        bisect.insort(self.shelves.setdefault(self._shelf(row), []), key)
         return self.rows[key]
 
     def _take(self, key: str) -> Row:
-        row = self.rows.pop(key)
-        shelf = self.shelves[self._shelf(row)]
-        del shelf[bisect.bisect_left(shelf, key)]
-        if not shelf:
-            del self.shelves[self._shelf(row)]
-        return row
-
-    def _shelf(self, row: Row) -> str:
-        return str(row["collection"]) if self.role.grouped else ""
+        del self.keys[bisect.bisect_left(self.keys, key)]
+        return self.rows.pop(key)
 
     def _now(self) -> str:
         now = time.time_ns() // 1000 + self.role.clock // _MICROSECOND
@@ -187,13 +170,10 @@ def create_app(role_name: str, token: str, data: Iterable[Stone]) -> Starlette:
 
     async def listing(request: Request) -> Response:
         asked = request.query_params
-        if role.grouped and not asked.get("collection"):
-            return JSONResponse({"error": "name a collection"}, 400)
         limit = asked.get("limit", "500")
         if not (limit.isascii() and limit.isdigit()) or int(limit) < 1:
             return JSONResponse({"error": "limit must be a whole number above zero"}, 400)
-        collection = asked["collection"] if role.grouped else ""
-        return many(system.listed(collection, asked.get("after", ""), min(int(limit), _MOST_ROWS)))
+        return many(system.listed(asked.get("after", ""), min(int(limit), _MOST_ROWS)))
 
     async def one(request: Request) -> Response:
         row = system.rows.get(request.path_params["key"])
@@ -204,12 +184,6 @@ def create_app(role_name: str, token: str, data: Iterable[Stone]) -> Starlette:
     async def lookup(request: Request) -> Response:
         keys = request.query_params.get("keys", "").split(",")
         return many([system.rows[key] for key in keys if key in system.rows])
-
-    async def count(request: Request) -> Response:
-        return JSONResponse({"count": len(system.shelves.get(request.query_params.get("collection", ""), []))})
-
-    async def collections(request: Request) -> Response:
-        return JSONResponse({"collections": sorted(system.shelves)})
 
     async def changes(request: Request) -> Response:
         try:
@@ -238,13 +212,11 @@ def create_app(role_name: str, token: str, data: Iterable[Stone]) -> Starlette:
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    owner_only = [Route("/v1/count", count), Route("/v1/collections", collections)]
     return Starlette(
         routes=[
             Route(f"/v1/{role.noun}", listing),
             Route(f"/v1/{role.noun}/{{key}}", one),
             Route("/v1/lookup", lookup),
-            *(owner_only if role.grouped else []),
             Route("/healthz", healthz),
             Route("/_control/changes", changes, methods=["POST"]),
             Route("/_control/dump", dump),

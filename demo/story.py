@@ -19,7 +19,9 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from demo import access, catalogue
 from demo.broker import broker
+from demo.captured import CaptureWatch, Figures, Write
 from demo.dagster_api import Dagster
 from demo.grey import Grey
 from demo.processes import Systems, running
@@ -41,6 +43,8 @@ _OUTAGE = 15.0
 _STALL_SECONDS = 90
 _DAMAGE = {"lose": 24, "alter": 24, "revive": 12, "seed": 7}
 _AT_ONCE = 6
+_KEPT = ("lab", "pricing", "erp")
+"""The systems that hold their data in memory."""
 
 console = Console(highlight=False)
 
@@ -59,6 +63,7 @@ class Report:
     by_hand: int = 0
     stats: dict[str, Any] = field(default_factory=dict)
     grey: list[str] = field(default_factory=list)
+    captured: Figures = field(default_factory=Figures)
 
     def wrong(self) -> list[str]:
         """Everything that is not as it should be, in words."""
@@ -79,14 +84,21 @@ class Report:
             f"traffic did not move as it should: {self.grey[:3]}": self.grey,
             "fewer than 10,000 records were mirrored": self.truth.in_sync < 10_000,
         }
-        return [words for words, failed in checks.items() if failed]
+        return [*(words for words, failed in checks.items() if failed), *self.captured.find_faults()]
 
 
 class Story:
     """The chapters, in order."""
 
     def __init__(
-        self, systems: Systems, client: httpx.Client, dagster: Dagster, context: Context, traffic: Traffic, grey: Grey
+        self,
+        systems: Systems,
+        client: httpx.Client,
+        dagster: Dagster,
+        context: Context,
+        traffic: Traffic,
+        grey: Grey,
+        watch: CaptureWatch,
     ) -> None:
         self._systems = systems
         self._client = client
@@ -94,12 +106,14 @@ class Story:
         self._context = context
         self._traffic = traffic
         self._grey = grey
+        self._watch = watch
         self.report = Report()
 
     def play(self) -> Report:
         self._go_live()
         self._full_sync()
         self._settle("all changes, and everything that failed meanwhile, are compensated")
+        self._write_sql()
         self._validate_first()
         self._damage_and_repair()
         self._move_traffic()
@@ -108,6 +122,7 @@ class Story:
 
     def _go_live(self) -> None:
         _chapter("Going live: incremental first. Live changes come in while the ERP knows nothing yet")
+        _wait("the catalogue's changes are captured from its log", self._watch.is_open, 60)
         for warehouse in self._groups()[:3]:
             self.report.by_hand += len(self._control("erp", "by_hand", {"warehouse": warehouse, "count": 2}))
         self._control("erp", "faults", {"errors": 0.03, "lost": 0.02})
@@ -125,7 +140,7 @@ class Story:
         backfill = self._dagster.launch_backfill([["stone", "archive"], asset], groups)
         console.print(f"  backfill {backfill} over {len(groups)} business groups launched")
         began = moved_at = time.monotonic()
-        progress, outage = (0, 0), False
+        progress, outage, killed = (0, 0), False, False
         while True:
             state, done, targeted = self._dagster.backfill(backfill)
             records = collect_status(self._context.engine)["records"]
@@ -135,6 +150,10 @@ class Story:
                 outage = True
                 self._control("erp", "faults", {"outage": _OUTAGE})
                 console.print(f"  [yellow]the ERP goes down for {_OUTAGE:.0f} s[/yellow]")
+            elif outage and not killed:
+                killed = True
+                self._watch.kill_reader()
+                console.print("  [yellow]the reader of the catalogue's log is killed (SIGKILL); writes go on[/yellow]")
             console.print(
                 f"  {time.monotonic() - began:4.0f} s  {done} of {targeted} partitions, "
                 f"{records['archived']} records archived, {records['in_sync']} in sync"
@@ -156,8 +175,37 @@ class Story:
     def _is_settled(self) -> bool:
         found = collect_status(self._context.engine)
         unfinished = sum(found["events"][state] for state in ("pending", "leased", "waiting"))
-        heard = found["events"]["received"] + found["events"]["duplicates"]
-        return bool(heard >= self._traffic.sent and unfinished == 0 and found["records"]["out_of_sync"] == 0)
+        heard = found["events"]["received"] + found["events"]["duplicates"] - self._watch.count_events()
+        is_quiet = heard >= self._traffic.sent and unfinished == 0 and found["records"]["out_of_sync"] == 0
+        return is_quiet and not self._watch.find_missing(self._traffic.written)
+
+    def _write_sql(self) -> None:
+        _chapter("Plain SQL in the catalogue's database: no notification, no trigger, and the ERP has it")
+        changed, deleted = sorted(self._systems.catalogue.read_rows())[:2]
+        self._write_statement(changed, catalogue.build_update(changed, name="River stone"))
+        self._wait_for_erp(
+            f"UPDATE stones SET name = 'River stone' … WHERE sku = '{changed}'", changed, ["River stone"]
+        )
+        self._write_statement(deleted, catalogue.build_delete(deleted), is_delete=True)
+        self._wait_for_erp(f"DELETE FROM stones WHERE sku = '{deleted}'", deleted, [])
+
+    def _write_statement(self, key: str, statement: tuple[str, list[object]], *, is_delete: bool = False) -> None:
+        [row] = self._systems.catalogue.execute(*statement)
+        self._traffic.written.append(Write(key, catalogue.to_microseconds(row["at"]), is_delete))
+
+    def _wait_for_erp(self, what: str, key: str, titles: list[str]) -> None:
+        """Waits until the ERP shows a stone under these titles, by its own API."""
+        began = time.monotonic()
+        headers, asked = {"X-Api-Key": access.erp_key()}, {"itemCode": key}
+
+        def is_there() -> bool:
+            try:
+                answer = self._client.get(f"{self._systems.url('erp')}/api/v2/items", params=asked, headers=headers)
+            except httpx.TransportError:  # it loses answers
+                return False
+            return answer.status_code == 200 and [item["title"] for item in answer.json()["data"]["items"]] == titles
+
+        _wait(what, is_there, 30, pause=0.05, told=lambda: f"{what}: there after {time.monotonic() - began:.1f} s")
 
     def _validate_first(self) -> None:
         _chapter("Validation: every business group, record by record")
@@ -197,6 +245,7 @@ class Story:
 
     def _judge(self) -> None:
         self.report.events = collect_status(self._context.engine)["events"]
+        self.report.captured = self._watch.measure(self._traffic.written)
         self.report.truth = compare(self._client, self._systems)
         self.report.stats = self._client.get(f"{self._systems.url('erp')}/_control/stats").json()
 
@@ -215,8 +264,7 @@ class Story:
         return perform(self._context, work())
 
     def _groups(self) -> list[str]:
-        answer = self._client.get(f"{self._systems.url('catalogue')}/_control/dump").json()
-        return sorted({row["collection"] for row in answer.values()})
+        return self._systems.catalogue.list_collections()
 
     def _control(self, system: str, what: str, order: dict[str, Any]) -> Any:
         answer = self._client.post(f"{self._systems.url(system)}/_control/{what}", json=order)
@@ -238,6 +286,12 @@ def show(report: Report, seconds: float) -> int:
     table.add_row("made by hand there, left alone", f"{truth.by_hand} of {report.by_hand}")
     for name in ("injected", "found", "repaired"):
         table.add_row(f"drift {name}", str(len(getattr(report, name))))
+    captured = report.captured
+    table.add_row("changes in the catalogue's database", f"{captured.written:,}")
+    table.add_row("captured change events", f"{captured.events:,}")
+    table.add_row("change to ledger, p50 and p95", f"{captured.p50_ms:,.0f} and {captured.p95_ms:,.0f} ms")
+    table.add_row("changes while the reader was dead", f"{captured.killed_writes:,}")
+    table.add_row("reader killed, captures again after", f"{captured.restart_seconds:.1f} s")
     for fault, struck in sorted(report.stats.get("faults", {}).items()):
         table.add_row(f"ERP's faults: {fault.replace('_', ' ')}", f"{sum(struck.values()):,}")
     table.add_row("seconds", f"{seconds:.0f}")
@@ -264,13 +318,20 @@ def _chapter(title: str) -> None:
     console.print(f"\n[bold]{title}[/bold]")
 
 
-def _wait(what: str, is_so: Callable[[], bool], seconds: float) -> None:
+def _wait(
+    what: str,
+    is_so: Callable[[], bool],
+    seconds: float,
+    *,
+    pause: float = 0.5,
+    told: Callable[[], str] | None = None,
+) -> None:
     ends = time.monotonic() + seconds
     while not is_so():
         if time.monotonic() > ends:
             raise SyncError(f"not so after {seconds:.0f} s: {what}")
-        time.sleep(0.5)
-    console.print(f"  {what}")
+        time.sleep(pause)
+    console.print(f"  {what if told is None else told()}")
 
 
 def _free_port() -> int:
@@ -282,8 +343,9 @@ def _free_port() -> int:
 
 def _fresh_home() -> Path:
     home = Path(".sync").resolve() / "demo"
-    if embedded.find_running_url(home / "postgres"):
-        embedded.stop(home / "postgres")
+    for name in ("postgres", "catalogue"):
+        if embedded.find_running_url(home / name):
+            embedded.stop(home / name)
     shutil.rmtree(home, ignore_errors=True)
     make_private_home(home)
     return home
@@ -298,15 +360,19 @@ def main() -> int:
     os.environ.update(SYNC_HOME=str(home), SYNC_CONFIG=str(configured))
     console.print(
         "[bold]sync_orchestrator demo[/bold]: three internal systems, one ERP that misbehaves.\n"
+        "The catalogue is a Postgres, whose changes are captured; lab and pricing have APIs and send notifications.\n"
         "Waits are shortened: retries after 1, 2, 4 s instead of 10, 20, 40 s."
     )
-    with running(home / "logs") as systems, httpx.Client(timeout=60, trust_env=False) as client, broker() as messages:
+    with running(home) as systems, httpx.Client(timeout=60, trust_env=False) as client, broker() as messages:
         os.environ.update(systems.environment)
         if messages is None:
-            console.print("No RabbitMQ runs here: all notifications are posted.")
+            console.print("No RabbitMQ runs here: notifications are posted.")
         else:
-            console.print("RabbitMQ runs here: pricing tells it of its changes, the others post theirs.")
+            console.print("RabbitMQ runs here: pricing tells it of its changes, the lab posts its own.")
             os.environ["SYNC_CONFIG"] = str(messages.configuration(configured, home / "sync.yaml"))
+        _chapter("The operator of the catalogue's database runs what `sync-orchestrator capture prepare` prints")
+        for statement in systems.catalogue.prepare_capture(Path(os.environ["SYNC_CONFIG"])):
+            console.print(f"  {statement}")
         _chapter("Starting database, API service, worker, Dagster's webserver and daemon")
         system = start_all(_free_port(), _free_port(), told=lambda line: console.print(f"  {line}"))
         try:
@@ -316,7 +382,8 @@ def main() -> int:
                 everything = make_key(connection, "the demo", ["admin"], context.config.sources)
             traffic = Traffic(systems, system.api_url, key, messages)
             grey = Grey(client, system.api_url, everything)
-            story = Story(systems, client, Dagster(client, system.ui_url), context, traffic, grey)
+            watch = CaptureWatch(system, context.engine)
+            story = Story(systems, client, Dagster(client, system.ui_url), context, traffic, grey, watch)
             report = story.play()
             _keep(client, systems, home)
             context.engine.dispose()
@@ -328,8 +395,8 @@ def main() -> int:
 
 
 def _keep(client: httpx.Client, systems: Systems, home: Path) -> None:
-    """Keeps what the systems hold, so that ``make up`` shows the same world."""
-    for name in systems.ports:
+    """Keeps what the systems hold in memory, so that ``make up`` shows the same world."""
+    for name in _KEPT:
         (home / f"{name}.json").write_text(
             json.dumps(client.get(f"{systems.url(name)}/_control/dump").json()), encoding="utf-8"
         )

@@ -1,7 +1,8 @@
 """Live changes: what people do in the internal systems, notified as carelessly as real systems do it.
 
-Some notifications come twice, a fifth come late and so out of order (an update may come before its create). Where a
-broker runs, pricing tells it of its changes; the others post theirs to the API service.
+The catalogue is changed by plain SQL and notifies nobody. Of the others' notifications some come twice, a fifth come
+late and so out of order (an update may come before its create). Where a broker runs, pricing tells it of its changes;
+the lab posts its own to the API service.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from collections import Counter
 from typing import Any
 
 import httpx
+import psycopg
 
+from demo import catalogue
 from demo.broker import Broker
+from demo.captured import Write
 from demo.data import stones
 from demo.processes import Systems
 from demo.sources import ROLES
@@ -42,11 +46,15 @@ class Traffic(threading.Thread):
         self._here = {stone["sku"]: stone for stone in stones()}
         self._collections = sorted({stone["collection"] for stone in self._here.values()})
         self._gone: list[str] = []
+        self._deleted: dict[str, dict[str, Any]] = {}
+        self._touched: set[str] = set()
         self._late: list[tuple[float, dict[str, Any]]] = []
         self.done: Counter[str] = Counter()
         self.failure: BaseException | None = None
         self.sent = 0
         """Notifications of which the ledger has to know when all is done, repeated ones included."""
+        self.written: list[Write] = []
+        """What was written in the catalogue's database, in its order."""
 
     def stop(self) -> None:
         """Ends the changes, sends what is still held back, and raises what went wrong."""
@@ -57,17 +65,21 @@ class Traffic(threading.Thread):
 
     def run(self) -> None:
         try:
-            with httpx.Client(timeout=20, trust_env=False) as client:
+            with (
+                httpx.Client(timeout=20, trust_env=False) as client,
+                self._systems.catalogue.connect() as connection,
+            ):
                 while not self._ended.wait(0.25):
-                    self._round(client)
+                    self._round(client, connection)
                 self._send(client, [event for _, event in self._late])
         except BaseException as error:
             self.failure = error
 
-    def _round(self, client: httpx.Client) -> None:
+    def _round(self, client: httpx.Client, connection: psycopg.Connection[dict[str, Any]]) -> None:
         orders: dict[str, list[dict[str, Any]]] = {name: [] for name in ROLES}
+        self._touched.clear()
         for _ in range(_PER_SECOND // 4):
-            self._order(self._random.choices(list(_KINDS), list(_KINDS.values()))[0], orders)
+            self._order(self._random.choices(list(_KINDS), list(_KINDS.values()))[0], orders, connection)
         events = [event for name, some in orders.items() if some for event in self._carry_out(client, name, some)]
         now = time.monotonic()
         due = [event for at, event in self._late if at <= now]
@@ -81,11 +93,17 @@ class Traffic(threading.Thread):
         twice = [event for event in due if self._random.random() < _TWICE]
         self._send(client, due + twice)
 
-    def _order(self, kind: str, orders: dict[str, list[dict[str, Any]]]) -> None:
+    def _order(
+        self,
+        kind: str,
+        orders: dict[str, list[dict[str, Any]]],
+        connection: psycopg.Connection[dict[str, Any]],
+    ) -> None:
         choice = self._random
         key = choice.choice(list(self._here)) if kind != "recreate" else (self._gone.pop(0) if self._gone else "")
-        if not key or any(order["key"] == key for some in orders.values() for order in some):
+        if not key or key in self._touched:
             return
+        self._touched.add(key)
         self.done[kind] += 1
         match kind:
             case "pricing":
@@ -95,25 +113,40 @@ class Traffic(threading.Thread):
                     _update(key, depth=round(choice.uniform(55, 70), 1), x=round(choice.uniform(3, 9), 2))
                 )
             case "catalogue":
-                orders["catalogue"].append(_update(key, name=f"Lot {choice.randrange(10_000)}"))
+                self._write(connection, key, catalogue.build_update(key, name=f"Lot {choice.randrange(10_000)}"))
             case "move":
-                orders["catalogue"].append(_update(key, collection=choice.choice(self._collections)))
+                self._write(connection, key, catalogue.build_update(key, collection=choice.choice(self._collections)))
             case "delete":
-                orders["catalogue"].append({"op": "delete", "key": key})
-                del self._here[key]
+                self._write(connection, key, catalogue.build_delete(key), is_delete=True)
                 self._gone.append(key)
+                self._deleted[key] = self._here.pop(key)
             case "recreate":
-                orders["catalogue"].append({"op": "recreate", "key": key})
-                self._here[key] = {}
+                self._here[key] = self._deleted.pop(key)
+                self._write(connection, key, catalogue.build_insert(self._here[key]))
             case "create":
-                self._create(orders)
+                self._create(orders, connection)
 
-    def _create(self, orders: dict[str, list[dict[str, Any]]]) -> None:
+    def _create(self, orders: dict[str, list[dict[str, Any]]], connection: psycopg.Connection[dict[str, Any]]) -> None:
         key = f"N-{self.done['create']:06}"
-        like = self._random.choice([stone for stone in self._here.values() if stone])
+        like = self._random.choice(list(self._here.values()))
+        self._here[key] = {**like, "sku": key}
+        self._write(connection, key, catalogue.build_insert(self._here[key]))
         for name, role in ROLES.items():
             orders[name].append({"op": "create", "key": key, "set": {field: like[field] for field in role.fields}})
-        self._here[key] = {}
+
+    def _write(
+        self,
+        connection: psycopg.Connection[dict[str, Any]],
+        key: str,
+        statement: tuple[str, list[object]],
+        *,
+        is_delete: bool = False,
+    ) -> None:
+        """Writes in the catalogue's database, in a transaction of its own."""
+        words, parameters = statement
+        row = connection.execute(words.encode(), parameters).fetchone()
+        assert row is not None, f"there is no {key} in the catalogue"
+        self.written.append(Write(key, catalogue.to_microseconds(row["at"]), is_delete))
 
     def _carry_out(self, client: httpx.Client, name: str, orders: list[dict[str, Any]]) -> list[dict[str, Any]]:
         answer = client.post(f"{self._systems.url(name)}/_control/changes", json=orders)

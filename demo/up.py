@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -29,12 +30,13 @@ def main(port: int = 3000, api_port: int = 8700) -> int:
     home = home_of_demo()
     make_private_home(home)
     os.environ.update(SYNC_HOME=str(home), SYNC_CONFIG=str(Path(__file__).with_name("sync.yaml")))
-    with running(home / "logs") as systems:
+    with running(home) as systems:
         os.environ.update(systems.environment)
         for name in systems.ports:
             print(f"the demo's {name} ready at {systems.url(name)}", flush=True)
-        if moved := _moved(systems):
-            print(f"for other commands, in another shell: export {moved}", flush=True)
+        print('the demo\'s catalogue is in a Postgres; change it: python -m demo.catalogue "UPDATE stones SET …"')
+        print(f"for other commands, in another shell: export {_format_environment(systems)}", flush=True)
+        systems.catalogue.prepare_capture(Path(os.environ["SYNC_CONFIG"]))
         _restore(systems, home)
         return run_system(port, api_port, print)
 
@@ -44,10 +46,11 @@ def home_of_demo() -> Path:
     return Path(os.environ.get("SYNC_HOME") or Path(".sync") / "demo").resolve()
 
 
-def _moved(systems: Systems) -> str:
-    """Systems whose usual port was taken, as the environment of other commands must name them."""
+def _format_environment(systems: Systems) -> str:
+    """Where other commands find the systems: the catalogue's database, and those whose usual port was taken."""
+    usual = {access.port_variable(name): str(port) for name, port in access.PORTS.items()}
     return " ".join(
-        f"{access.port_variable(name)}={port}" for name, port in systems.ports.items() if port != access.PORTS[name]
+        f"{name}={shlex.quote(value)}" for name, value in systems.environment.items() if usual.get(name) != value
     )
 
 

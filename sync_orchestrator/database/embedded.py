@@ -63,7 +63,7 @@ _PASSED_VARIABLES = frozenset(
 )
 
 
-def start(folder: Path) -> str:
+def start(folder: Path, settings: Sequence[str] = ()) -> str:
     """Starts the server in a data folder, or attaches to it, and returns the URL of its database with the password.
 
     Any number of processes may call this at once, and after any crash. A server that was created without a password
@@ -71,6 +71,8 @@ def start(folder: Path) -> str:
 
     Args:
         folder: The data folder. It and its parent (``SYNC_HOME``) are created and closed to other users.
+        settings: Lines of ``postgresql.conf`` for a server of another use, such as ``wal_level = logical``. A server
+            that is up already keeps those that it was started with.
 
     Raises:
         ConfigError: This machine has no such server, it does not come up, or another user owns a folder of it.
@@ -88,7 +90,7 @@ def start(folder: Path) -> str:
                     folder
                 )  # an older version started it: it lets everybody in, and its socket may be open to all
                 server = None
-            info = _launch_server(folder, access) if server is None else _wait_until_ready(folder)
+            info = _launch_server(folder, access, settings) if server is None else _wait_until_ready(folder)
             if not _can_connect(_build_url(info, "postgres", access.read_password())):
                 raise RuntimeError(
                     f"it runs, and refuses the password in {access.folder}: run `sync-orchestrator db "
@@ -176,7 +178,7 @@ def _find_postmaster(folder: Path) -> psutil.Process | None:
     return process if _works_in(process, folder) else None
 
 
-def _launch_server(folder: Path, access: DatabaseAccess) -> object:
+def _launch_server(folder: Path, access: DatabaseAccess, settings: Sequence[str]) -> object:
     """Starts the server, whose rules ask everybody for the password, and returns the content of its pid file."""
     user = find_server_user()
     _prepare_folder(folder, user)
@@ -186,7 +188,7 @@ def _launch_server(folder: Path, access: DatabaseAccess) -> object:
     elif access.read_password() is None:
         _set_password(folder, access, user)
     access.write_rules()
-    access.write_settings(_SETTINGS)
+    access.write_settings((*_SETTINGS, *settings))
     info = _start_server(folder, access, user)
     if not _can_connect(_build_url(info, "postgres", access.read_password())):
         # The data folder or the password came from somewhere else, for example from a backup.

@@ -21,7 +21,8 @@ from fakes import two_part_config
 from paths import ROOT
 
 from demo.up import home_of_demo
-from sync_orchestrator.assets.lineage import archive_key, mirror_key, source_key, third_party_key
+from sync_orchestrator import config as configuration
+from sync_orchestrator.assets.lineage import archive_key, captured_key, mirror_key, source_key, third_party_key
 from sync_orchestrator.assets.ticks import cron_line, tick_minutes
 from sync_orchestrator.core.values.mapping_columns import paths_of
 from sync_orchestrator.definitions import build_definitions
@@ -391,6 +392,13 @@ def test_each_mirror_has_an_unpartitioned_check_of_its_alerts(defs: dg.Definitio
 )
 def test_nearest_names(name: str, known: list[str], said: str) -> None:
     assert unknown_name("group", name, known) == said
+
+
+def test_the_demo_shows_its_captured_catalogue_before_the_archive() -> None:
+    graph = build_definitions(configuration.load(ROOT / "demo" / "sync.yaml")).resolve_asset_graph()
+    captured = captured_key("catalogue")
+    assert captured in graph.get(archive_key("stone")).parent_keys
+    assert graph.get(captured).parent_keys == {source_key("stone", "catalogue")}
 
 
 def test_the_demo_keeps_its_state_where_it_is_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

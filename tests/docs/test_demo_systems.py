@@ -6,20 +6,24 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+import psycopg
 import pytest
 from paths import ROOT
 
 # The demo stands beside the package and is not installed with it.
 sys.path.insert(0, str(ROOT))
 
-from demo import access, processes
+from demo import access, catalogue, processes
+from demo.captured import Recorded, Write, find_missing, measure_lags
 from demo.data import stones
 from demo.erp import create_app as create_erp
 from demo.erp_faults import FaultOrder, Faults
@@ -44,8 +48,8 @@ def source(role: str) -> httpx.AsyncClient:
 
 
 @pytest.fixture
-async def catalogue() -> AsyncIterator[httpx.AsyncClient]:
-    async with source("catalogue") as client:
+async def lab() -> AsyncIterator[httpx.AsyncClient]:
+    async with source("lab") as client:
         yield client
 
 
@@ -101,37 +105,25 @@ class TestSources:
             assert (await client.get(f"/v1/{ROLES[role].noun}")).status_code == 401
             assert (await client.get("/healthz")).status_code == 200
 
-    async def test_pages_by_key_hold_every_row_of_a_collection_once(self, catalogue: httpx.AsyncClient) -> None:
-        for collection in (await catalogue.get("/v1/collections")).json()["collections"]:
-            keys: list[str] = []
-            while True:
-                asked = {"collection": collection, "after": keys[-1] if keys else "", "limit": "4"}
-                page = (await catalogue.get("/v1/stones", params=asked)).json()["stones"]
-                if not page:
-                    break
-                keys += [row["sku"] for row in page]
-            assert keys == [stone["sku"] for stone in FEW if stone["collection"] == collection]
-            count = await catalogue.get("/v1/count", params={"collection": collection})
-            assert count.json() == {"count": len(keys)}
+    async def test_pages_by_key_hold_every_row_once(self, lab: httpx.AsyncClient) -> None:
+        keys: list[str] = []
+        while True:
+            asked = {"after": keys[-1] if keys else "", "limit": "70"}
+            page = (await lab.get("/v1/reports", params=asked)).json()["reports"]
+            if not page:
+                break
+            keys += [row["stone"] for row in page]
+        assert keys == [stone["sku"] for stone in FEW]
 
-    @pytest.mark.parametrize("params", [{}, {"collection": ""}, {"collection": "ideal-e", "limit": "many"}])
-    async def test_a_listing_that_cannot_be_meant_is_refused_not_empty(
-        self, catalogue: httpx.AsyncClient, params: dict[str, str]
-    ) -> None:
-        assert (await catalogue.get("/v1/stones", params=params)).status_code == 400
+    async def test_a_listing_that_cannot_be_meant_is_refused_not_empty(self, lab: httpx.AsyncClient) -> None:
+        assert (await lab.get("/v1/reports", params={"limit": "many"})).status_code == 400
 
-    async def test_read_by_key_or_keys_leaves_out_what_is_not_there(self, catalogue: httpx.AsyncClient) -> None:
+    async def test_read_by_key_or_keys_leaves_out_what_is_not_there(self, lab: httpx.AsyncClient) -> None:
         sku = FEW[0]["sku"]
-        assert (await catalogue.get(f"/v1/stones/{sku}")).json()["sku"] == sku
-        assert (await catalogue.get("/v1/stones/D-999999")).status_code == 404
-        found = await catalogue.get("/v1/lookup", params={"keys": f"{sku},D-999999"})
-        assert [row["sku"] for row in found.json()["stones"]] == [sku]
-
-    @pytest.mark.parametrize("role", ["lab", "pricing"])
-    async def test_only_the_owner_knows_collections(self, role: str) -> None:
-        async with source(role) as client:
-            assert "collection" not in next(iter((await dump(client)).values()))
-            assert (await client.get("/v1/collections")).status_code == 404
+        assert (await lab.get(f"/v1/reports/{sku}")).json()["report"]["stone"] == sku
+        assert (await lab.get("/v1/reports/D-999999")).status_code == 404
+        found = await lab.get("/v1/lookup", params={"keys": f"{sku},D-999999"})
+        assert [row["stone"] for row in found.json()["reports"]] == [sku]
 
     @pytest.mark.parametrize("role", ROLES)
     async def test_versions_only_grow_by_a_clock_of_its_own(self, role: str) -> None:
@@ -145,51 +137,40 @@ class TestSources:
         off = datetime.fromisoformat(times[0]) - datetime.now(UTC) - ROLES[role].clock
         assert abs(off) < timedelta(minutes=1)
 
-    async def test_a_record_lives_dies_and_comes_back(self, catalogue: httpx.AsyncClient) -> None:
-        row = {name: FEW[0][name] for name in ROLES["catalogue"].fields}
+    async def test_a_record_lives_dies_and_comes_back(self, lab: httpx.AsyncClient) -> None:
+        row = {name: FEW[0][name] for name in ROLES["lab"].fields}
         events = [
-            await change(catalogue, op="create", key="D-900001", set=row),
-            await change(catalogue, op="update", key="D-900001", set={"name": "new"}),
-            await change(catalogue, op="delete", key="D-900001"),
+            await change(lab, op="create", key="D-900001", set=row),
+            await change(lab, op="update", key="D-900001", set={"carat": 9.5}),
+            await change(lab, op="delete", key="D-900001"),
         ]
-        assert (await catalogue.get("/v1/stones/D-900001")).status_code == 404
-        events.append(await change(catalogue, op="recreate", key="D-900001"))
+        assert (await lab.get("/v1/reports/D-900001")).status_code == 404
+        events.append(await change(lab, op="recreate", key="D-900001"))
         told = [event["type"].removeprefix("stone.") for event in events]
         assert told == ["created", "updated", "deleted", "created"]
         assert "data" not in events[2]
-        assert events[3]["data"]["name"] == "new"
-        assert events[3]["data"] == (await catalogue.get("/v1/stones/D-900001")).json()
+        assert events[3]["data"]["carat"] == 9.5
+        assert events[3]["data"] == (await lab.get("/v1/reports/D-900001")).json()["report"]
         assert len({event["id"] for event in events}) == 4
 
-    async def test_a_move_changes_both_collections(self, catalogue: httpx.AsyncClient) -> None:
-        sku, before = FEW[0]["sku"], FEW[0]["collection"]
-        await change(catalogue, op="update", key=sku, set={"collection": "new-collection"})
-
-        async def listed(collection: str) -> list[str]:
-            answer = await catalogue.get("/v1/stones", params={"collection": collection})
-            return [row["sku"] for row in answer.json()["stones"]]
-
-        assert sku not in await listed(before)
-        assert await listed("new-collection") == [sku]
-
     async def test_what_does_not_fit_is_refused_and_what_was_done_before_it_is_told(
-        self, catalogue: httpx.AsyncClient
+        self, lab: httpx.AsyncClient
     ) -> None:
         sku = FEW[0]["sku"]
         orders = [{"op": "delete", "key": sku}, {"op": "delete", "key": sku}]
-        answer = await catalogue.post("/_control/changes", json=orders)
+        answer = await lab.post("/_control/changes", json=orders)
         assert answer.status_code == 409
         assert [event["subject"] for event in answer.json()["events"]] == [sku]
         unknown = {"op": "update", "key": FEW[1]["sku"], "set": {"price": 1}}
-        assert (await catalogue.post("/_control/changes", json=[unknown])).status_code == 409
-        assert (await catalogue.post("/_control/changes", json={"op": "explode"})).status_code == 400
+        assert (await lab.post("/_control/changes", json=[unknown])).status_code == 409
+        assert (await lab.post("/_control/changes", json={"op": "explode"})).status_code == 400
 
-    async def test_reset_brings_the_first_truth_with_newer_versions(self, catalogue: httpx.AsyncClient) -> None:
-        before = await dump(catalogue)
-        last = (await change(catalogue, op="delete", key=FEW[0]["sku"]))["time"]
-        await catalogue.post("/_control/reset")
-        after = await dump(catalogue)
-        assert {key: row["name"] for key, row in after.items()} == {key: row["name"] for key, row in before.items()}
+    async def test_reset_brings_the_first_truth_with_newer_versions(self, lab: httpx.AsyncClient) -> None:
+        before = await dump(lab)
+        last = (await change(lab, op="delete", key=FEW[0]["sku"]))["time"]
+        await lab.post("/_control/reset")
+        after = await dump(lab)
+        assert {key: row["carat"] for key, row in after.items()} == {key: row["carat"] for key, row in before.items()}
         assert min(row["updated_at"] for row in after.values()) > last
 
 
@@ -303,9 +284,16 @@ class TestErp:
 
 
 @pytest.fixture(scope="module")
-def systems(tmp_path_factory: pytest.TempPathFactory) -> Iterator[processes.Systems]:
-    """The four systems as processes, over real HTTP."""
-    with processes.running(tmp_path_factory.mktemp("logs")) as running:
+def home() -> Iterator[Path]:
+    """The demo's folder. pytest closes its own folders to other users, of whom the database's server may be one."""
+    with tempfile.TemporaryDirectory(prefix="demo-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / "home"
+
+
+@pytest.fixture(scope="module")
+def systems(home: Path) -> Iterator[processes.Systems]:
+    """The four systems and the catalogue's database as processes, over real HTTP and SQL."""
+    with processes.running(home) as running:
         yield running
 
 
@@ -358,14 +346,14 @@ class TestProcesses:
         parts = build_sources(config)["stone"]
         truth = stones()
         try:
-            groups = await parts["catalogue"].groups()
+            groups = sorted(await parts["catalogue"].groups() or [])
             assert groups == sorted({stone["collection"] for stone in truth})
             keys = [row.key async for rows, _ in parts["catalogue"].pages(groups[0]) for row in rows]
             assert keys == [stone["sku"] for stone in truth if stone["collection"] == groups[0]]
             assert await parts["catalogue"].count(groups[0]) == len(keys)
             for part in parts.values():
                 assert part.keyset_listing
-                assert [row.key for row in await part.read_many([*keys, "D-999999"])] == keys
+                assert sorted(row.key for row in await part.read_many([*keys, "D-999999"])) == keys
                 assert await part.read("D-999999") is None
                 one = await part.read(keys[0])
                 assert one is not None
@@ -405,6 +393,75 @@ class TestProcesses:
             for part in parts.values():
                 await part.close()
 
+    async def test_shops_read_the_catalogue_by_its_own_api(self, systems: processes.Systems) -> None:
+        stone = stones()[0]
+        async with httpx.AsyncClient(base_url=systems.url("catalogue")) as client:
+            path = f"/v1/stones/{stone['sku']}"
+            assert (await client.get(path)).status_code == 401
+            client.headers["Authorization"] = f"Bearer {access.source_token()}"
+            assert (await client.get(path)).json()["name"] == stone["name"]
+            assert (await client.get("/v1/stones/D-999999")).status_code == 404
+
+    def test_nothing_is_made_in_the_catalogue_unasked_and_its_operator_runs_what_is_printed(
+        self, systems: processes.Systems
+    ) -> None:
+        made = "SELECT pubname AS name FROM pg_publication UNION ALL SELECT slot_name FROM pg_replication_slots"
+        assert systems.catalogue.execute(made) == []
+        statements = systems.catalogue.prepare_capture(ROOT / "demo" / "sync.yaml")
+        assert [words.split('"')[0].strip() for words in statements] == ["ALTER ROLE", "CREATE PUBLICATION"]
+        assert systems.catalogue.prepare_capture(ROOT / "demo" / "sync.yaml") == []
+        assert systems.catalogue.execute(made) == [{"name": "sync_orchestrator"}]
+
+    def test_the_sync_may_only_read_the_catalogue(self, systems: processes.Systems) -> None:
+        url = systems.catalogue.reader_url.replace("postgresql+psycopg", "postgresql")
+        with psycopg.connect(url, autocommit=True) as connection:
+            assert connection.execute("SELECT count(*) FROM stones").fetchone() == (len(stones()),)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("UPDATE stones SET name = 'x'")
+
+    def test_writes_return_the_time_that_is_their_version(self, systems: processes.Systems) -> None:
+        stone = {**stones()[0], "sku": "D-900001"}
+        times = []
+        for statement in (
+            catalogue.build_insert(stone),
+            catalogue.build_update("D-900001", name="Lot 1", collection="new-collection"),
+        ):
+            [row] = systems.catalogue.execute(*statement)
+            times.append(row["at"])
+            assert systems.catalogue.read_rows()["D-900001"]["updated_at"] == row["at"]
+        assert "new-collection" in systems.catalogue.list_collections()
+        [row] = systems.catalogue.execute(*catalogue.build_delete("D-900001"))
+        assert [*times, row["at"]] == sorted({*times, row["at"]})
+        assert "D-900001" not in systems.catalogue.read_rows()
+
+    def test_statements_of_the_command_line_are_run_in_the_catalogue(
+        self,
+        systems: processes.Systems,
+        home: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv("SYNC_HOME", str(home))
+        key = stones()[1]["sku"]
+        assert catalogue.main([f"UPDATE stones SET name = 'River stone' WHERE sku = '{key}'"]) == 0
+        assert catalogue.main([f"SELECT sku, name FROM stones WHERE sku = '{key}'"]) == 0
+        assert capsys.readouterr().out == f"{key}  River stone\n"
+        monkeypatch.setenv("SYNC_HOME", str(home / "nothing"))
+        assert catalogue.main(["SELECT 1"]) == 1
+        assert "make up" in capsys.readouterr().err
+
+    def test_the_catalogue_keeps_its_data_from_one_run_to_the_next(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="demo-", ignore_cleanup_errors=True) as folder:
+            database = Path(folder) / "home" / "catalogue"
+            for before in (1, 0):
+                found = catalogue.start(database)
+                try:
+                    assert len(found.execute("DELETE FROM stones WHERE sku = 'D-000005' RETURNING sku")) == before
+                    assert len(found.read_rows()) == len(stones()) - 1
+                finally:
+                    catalogue.stop(database)
+            assert catalogue.find(database) is None
+
     def test_a_taken_port_is_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket() as other:
             other.bind(("127.0.0.1", 0))
@@ -423,7 +480,44 @@ class TestProcesses:
                 assert starter.poll() is None
             family = psutil.Process(starter.pid).children(recursive=True)
             assert len(family) >= 5
+            [postmaster] = find_servers(starter.pid)
             starter.send_signal(number)
             status = starter.wait(30)
         assert status == (0 if number != signal.SIGKILL else -signal.SIGKILL)
-        assert psutil.wait_procs(family, timeout=30)[1] == []
+        assert psutil.wait_procs([*family, postmaster], timeout=30)[1] == []
+
+
+def find_servers(starter: int) -> list[psutil.Process]:
+    """The servers of Postgres in the folder that a starter of the systems writes its logs to."""
+    log = next(Path(file.path) for child in psutil.Process(starter).children() for file in child.open_files())
+    folder = log.parent.parent / "catalogue"
+    return [psutil.Process(int((folder / "postmaster.pid").read_text().split()[0]))]
+
+
+class TestCaptured:
+    """What the report says of captured changes, for ledgers that are right and wrong."""
+
+    WRITES = (Write("a", 100), Write("b", 200), Write("a", 300, is_delete=True), Write("c", 400))
+    RECORDED = (
+        Recorded("a", False, 100, 1_100),
+        Recorded("b", False, 200, 3_200),
+        Recorded("a", True, 100, 3_300),
+        Recorded("c", False, 400, 5_400),
+    )
+
+    def test_every_change_is_found(self) -> None:
+        assert find_missing(self.WRITES, self.RECORDED) == []
+
+    @pytest.mark.parametrize("number", range(4))
+    def test_one_that_was_not_recorded_is_missing(self, number: int) -> None:
+        recorded = [each for at, each in enumerate(self.RECORDED) if at != number]
+        assert find_missing(self.WRITES, recorded) == ([] if number == 0 else [self.WRITES[number]])
+
+    def test_changes_of_one_stone_that_came_together_are_one_event(self) -> None:
+        writes = [Write("a", 100), Write("a", 200), Write("a", 300, is_delete=True), Write("a", 400)]
+        assert find_missing(writes, [Recorded("a", False, 400, 500)]) == []
+        assert find_missing(writes, [Recorded("a", False, 200, 500)]) == writes[2:]
+
+    def test_lags_are_those_of_changes_while_a_reader_ran(self) -> None:
+        assert measure_lags(self.RECORDED, self.WRITES, (0, 0)) == [1.0, 3.0, 5.0]
+        assert measure_lags(self.RECORDED, self.WRITES, (150, 250)) == [1.0, 5.0]

@@ -589,11 +589,11 @@ def test_the_event_of_the_readme_is_recorded_before_the_202_that_it_promises(rea
     assert tuple(row) == ("stone", event["subject"], event["source"], event["id"], "update", "pending", event["data"])
     [stone] = [stone for stone in stones() if stone["sku"] == event["subject"]]
     assert event["data"] == {
-        "sku": stone["sku"],
-        **{name: stone[name] for name in ROLES["catalogue"].fields},
-        "name": event["data"]["name"],
+        "stone": stone["sku"],
+        **{name: stone[name] for name in ROLES["lab"].fields},
+        "x": event["data"]["x"],
     }
-    assert event["data"]["name"] != stone["name"], "it changes nothing"
+    assert event["data"]["x"] != stone["x"], "it changes nothing"
     assert abs(datetime.fromisoformat(event["time"]) - datetime.now(UTC)) < timedelta(minutes=1)
 
 

@@ -120,10 +120,8 @@ def _named(url: str, database: str) -> str:
 
 def start_server(folder: Path, *settings: str) -> str:
     """Starts the wheel's server in a folder, so that its log can be read."""
-    with pytest.MonkeyPatch.context() as patch:
-        wanted = ("wal_level = logical", "max_wal_senders = 20", "max_replication_slots = 20", "fsync = off", *settings)
-        patch.setattr(embedded, "_SETTINGS", (*embedded._SETTINGS, *wanted))
-        return embedded.start(folder)
+    wanted = ("wal_level = logical", "max_wal_senders = 20", "max_replication_slots = 20", "fsync = off", *settings)
+    return embedded.start(folder, wanted)
 
 
 @contextmanager
