@@ -40,6 +40,7 @@ _KEY_TYPES = frozenset(
     {"tinyint", "smallint", "mediumint", "int", "bigint", "decimal", "char", "varchar"}
     | {"tinytext", "text", "mediumtext", "longtext"}
 )
+_CHARSETS = frozenset({"utf8mb4", "utf8mb3", "utf8", "ascii", "latin1", "latin2", "cp1251"})
 _LOG_STATUS = ("SHOW BINARY LOG STATUS", "SHOW MASTER STATUS")  # of MySQL 8.4 and later, and of all others
 
 
@@ -220,6 +221,12 @@ def _find_key_problem(server: _Server, table: CapturedTable, column: object) -> 
         return (
             f"column {name} of table {table.name} has the key and the type {kind}, whose values in the log are not "
             f"those of a SELECT; keys may be {KEY_TYPES}"
+        )
+    charset = getattr(column, "charset", None)
+    if charset is not None and charset not in _CHARSETS:
+        return (
+            f"column {name} of table {table.name} has the key and the character set {charset}, which cannot be read from "
+            "the log here"
         )
     is_whole = server.get("binlog_row_image") in ("FULL", "FULL_NODUP")
     if not is_whole and str(getattr(column, "column_key", "")) != "PRI":

@@ -452,7 +452,7 @@ def inspect_or_forget(
     """
     found = source.inspect(tables)
     if found.problems:
-        gone = [table.name for table in tables if table.name not in found.oids]
+        gone = [table.name for table in tables if table.name not in found.name_tables()]
         in_transaction(engine, lambda connection: streams.forget_tables(connection, name, gone))
         raise NotPrepared(*found.problems)
     return found

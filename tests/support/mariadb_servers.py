@@ -122,7 +122,8 @@ class MariadbServer:
     def execute(self, statement: str, database: str | None = None) -> list[tuple[Any, ...]]:
         """Runs a statement in autocommit mode, as an operator of the source would."""
         with self.session(database) as run:
-            return run(statement)
+            found: list[tuple[Any, ...]] = run(statement)
+            return found
 
     @contextmanager
     def session(self, database: str | None = None) -> Iterator[Any]:
@@ -140,6 +141,16 @@ class MariadbServer:
 
         with contextlib.closing(connection):
             yield run
+
+    def end_readers(self) -> None:
+        """Ends the threads that send the log; one whose reader is gone keeps a part of the log until it notices."""
+        ends = time.monotonic() + PATIENCE
+        while found := self.execute("SELECT id FROM information_schema.processlist WHERE command = 'Binlog Dump'"):
+            assert time.monotonic() < ends, "a thread that sends the log did not end"
+            for (thread,) in found:
+                with contextlib.suppress(Exception):  # it has ended
+                    self.execute(f"KILL {thread}")
+            time.sleep(0.05)
 
     def _end(self, how: signal.Signals) -> float:
         process, began = self.process, time.monotonic()
@@ -173,11 +184,14 @@ class MariadbSource:
 
     server: MariadbServer
     database: str
-    slot: str = ""
 
     @property
     def url(self) -> str:
         return f"{self.server.url}/{self.database}"
+
+    def find_slot(self) -> tuple[bool]:
+        """There is no slot: a stream loses nothing from the moment that its position is in the ledger."""
+        return (True,)
 
     def execute(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         with self.server.session(self.database) as run:
