@@ -225,8 +225,8 @@ def _find_key_problem(server: _Server, table: CapturedTable, column: object) -> 
     charset = getattr(column, "charset", None)
     if charset is not None and charset not in _CHARSETS:
         return (
-            f"column {name} of table {table.name} has the key and the character set {charset}, which cannot be read from "
-            "the log here"
+            f"column {name} of table {table.name} has the key and the character set {charset}, which cannot be read "
+            "from the log here"
         )
     is_whole = server.get("binlog_row_image") in ("FULL", "FULL_NODUP")
     if not is_whole and str(getattr(column, "column_key", "")) != "PRI":

@@ -72,7 +72,12 @@ def lose(engine: Engine, server: MariadbServer, source: MariadbSource, how: str)
         server.end_readers()
         server.execute("FLUSH BINARY LOGS")
         server.execute("FLUSH BINARY LOGS")
-        server.execute("PURGE BINARY LOGS BEFORE now() + interval 1 hour")
+
+        def is_purged() -> bool:  # the engine keeps a part of the log for a moment
+            server.execute("PURGE BINARY LOGS BEFORE now() + interval 1 hour")
+            return len(server.execute("SHOW BINARY LOGS")) == 1
+
+        eventually(is_purged, "the end of the first part of the log")
     elif how == "reset":
         server.execute("RESET MASTER")
     elif how == "reset and written":

@@ -36,6 +36,7 @@ from sync_orchestrator.capture import mysql as mysql_module
 from sync_orchestrator.capture import recording
 from sync_orchestrator.capture import stream as stream_module
 from sync_orchestrator.capture.mysql import MysqlCapture, MysqlCaptureLog
+from sync_orchestrator.capture.stream import StreamReader
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.capture.streams import CaptureStream
 from sync_orchestrator.core.intake.rejected_messages import Rejected
@@ -429,8 +430,7 @@ def test_a_connection_that_is_ended_is_opened_again_from_our_position(
     ends: list[str] = []
     config = captured_config(mariadb_shop)
     with reading(engine, config) as reader, pytest.MonkeyPatch.context() as patch:
-        report = reader._report_down
-        patch.setattr(reader, "_report_down", lambda error: (ends.append(str(error)), report(error)))
+        note_ends(reader, ends, patch)
         eventually(lambda: is_open(engine, mariadb_shop), "the stream")
         for number in range(3):
             mariadb_shop.insert_many(f"k{number}-", 10)
@@ -450,8 +450,7 @@ def test_two_readers_with_one_server_id_are_told_apart(mariadb_shop: MariadbSour
     config = captured_config(mariadb_shop, capture={"server_id": 4711})
     ends: list[str] = []
     with reading(engine, config) as reader, pytest.MonkeyPatch.context() as patch:
-        report = reader._report_down
-        patch.setattr(reader, "_report_down", lambda error: (ends.append(str(error)), report(error)))
+        note_ends(reader, ends, patch)
         eventually(lambda: is_open(engine, mariadb_shop), "the stream")
         mariadb_shop.insert_many("a", 1)
         eventually(lambda: received(engine) == 1, "the event")
@@ -466,6 +465,17 @@ def test_two_readers_with_one_server_id_are_told_apart(mariadb_shop: MariadbSour
         mariadb_shop.insert_many("b", 1)
         eventually(lambda: received(engine) == 2, "what came later")
     assert all("another reader has the server_id 4711" in each for each in ends)
+
+
+def note_ends(reader: StreamReader, ends: list[str], patch: pytest.MonkeyPatch) -> None:
+    """Notes why the reader's log was closed."""
+    report = reader._report_down
+
+    def note(error: LogDown) -> None:
+        ends.append(str(error))
+        report(error)
+
+    patch.setattr(reader, "_report_down", note)
 
 
 def receive_until_thrown_out(log: MysqlCaptureLog) -> None:
