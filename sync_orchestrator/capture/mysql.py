@@ -286,8 +286,8 @@ class MysqlCapture:
         low = message.lower()
         if number == _REPLACED or "same server_uuid/server_id" in low or "same server_id" in low:
             return LogDown(
-                f"another reader has the server_id {self._choose_server_id()} at this server, and took the log over: give "
-                "this stream a number of its own (capture.server_id)"
+                f"another reader has the server_id {self._choose_server_id()} at this server, and took the log over: "
+                "give this stream a number of its own (capture.server_id)"
             )
         if number == _FATAL and ("purged" in low or "could not find gtid state" in low or "first log file" in low):
             return LogLost(_GONE)
