@@ -2,7 +2,7 @@
 
 ``python -m bench.capture [--quick | --long]``. The source is an embedded server with ``wal_level = logical``; the
 ledger is on another server. The reader is a process of its own, as in operation. Rates are those of a stream that
-catches up.
+catches up. Where MariaDB is installed, its binlog is captured, too: of that, events only say which records are read.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from unittest.mock import patch
 
 import psycopg
 
+from bench.mariadb_source import connect_mariadb, find_program, mariadb_source
 from bench.memory import peak_megabytes
 from bench.serving import database
 from bench.table import Line, show
@@ -34,6 +35,7 @@ from sync_orchestrator.database import embedded
 
 BATCH = 1000
 WANTED_RATIO = 0.8
+WANTED_MARIADB_RATE = 2000
 CHANGES_PER_SECOND = 200
 WARM_UP_CHANGES = 400
 PATIENCE_SECONDS = 600.0
@@ -47,9 +49,10 @@ ROWS = "SELECT 'k' || n, 'north', '2026-01-01T00:00:00Z'::timestamptz, 'a lamp t
 
 def make_config(source_url: str) -> Config:
     """An entity with one captured part."""
+    capture = {"slot": "bench"} if source_url.startswith("postgresql") else {}
     return Config.model_validate(
         {
-            "sources": {"shop": {"kind": "sql", "url": source_url, "capture": {"slot": "bench"}}},
+            "sources": {"shop": {"kind": "sql", "url": source_url, "capture": capture}},
             "third_parties": {"erp": {"base_url": "http://127.0.0.1:1"}},
             "entities": {
                 "product": {
@@ -103,9 +106,13 @@ class Stream:
     def __init__(self, source_url: str, ledger_url: str) -> None:
         self.source_url = source_url
         self.ledger_url = ledger_url
-        self.source = connect(source_url)
+        self.source: Any = self.connect_source()
         self.ledger = connect(ledger_url)
         self.written = 0
+
+    def connect_source(self) -> Any:
+        """A connection to the source."""
+        return connect(self.source_url)
 
     def count_events(self) -> int:
         """How many change events the stream has recorded."""
@@ -146,6 +153,30 @@ class Stream:
         )
         self.source.execute(statement.encode())
         self.source.execute("RESET synchronous_commit")  # the log tells a commit once it is on disk
+
+
+class MariadbStream(Stream):
+    """The stream of a MariaDB."""
+
+    def connect_source(self) -> Any:
+        """A connection to the source."""
+        return connect_mariadb(self.source_url, "shop")
+
+    def is_open(self) -> bool:
+        """Whether the position is known, from which on all is captured."""
+        row = self.ledger.execute("SELECT 1 FROM sync.streams WHERE position LIKE 'mariadb:%'").fetchone()
+        return row is not None
+
+    def write(self, number: int, per_transaction: int) -> None:
+        """Writes new rows at the source, so many in each transaction."""
+        first, self.written = self.written, self.written + number
+        with self.source.cursor() as cursor:
+            cursor.execute("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
+            cursor.execute(
+                f"BEGIN NOT ATOMIC FOR i IN 0..{number // per_transaction - 1} DO "
+                f"INSERT INTO items SELECT concat('k', {first} + i * {per_transaction} + seq), 'north', '2026-01-01', "
+                f"'a lamp that stands on a table', 12.5 FROM seq_1_to_{per_transaction}; END FOR; END"
+            )
 
 
 def wait_until(check: Callable[[], bool], pause_seconds: float) -> None:
@@ -248,6 +279,31 @@ def logical_source() -> Iterator[str]:
             embedded.stop(folder)
 
 
+def measure_mariadb(ledger_url: str, single: int, hundreds: int) -> list[Line]:
+    """Events a second from a binlog; none where MariaDB is not installed."""
+    if find_program() is None:
+        return [Line("captured from MariaDB", 0, "/s", "not measured: MariaDB is not installed")]
+    lines = []
+    with mariadb_source() as source_url:
+        stream = MariadbStream(source_url, ledger_url)
+        stream.begin()
+        for per_transaction, number in ((1, single), (100, hundreds)):
+            rate = measure_captured(stream, number, per_transaction)
+            rows = "1 row" if per_transaction == 1 else f"{per_transaction} rows"
+            lines.append(
+                Line(
+                    f"captured from MariaDB, {rows} a transaction",
+                    rate,
+                    "/s",
+                    "events that lead to reads",
+                    None,
+                    f"{WANTED_MARIADB_RATE:,} /s",
+                    rate >= WANTED_MARIADB_RATE,
+                )
+            )
+    return lines
+
+
 def measure(stream: Stream, numbers: tuple[int, int, int, float]) -> list[Line]:
     """All of it. ``numbers``: rows by one, rows by a hundred, rows of the large transaction, seconds of changes."""
     single, hundreds, large, seconds = numbers
@@ -285,6 +341,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--long", action="store_true")
+    parser.add_argument("--mariadb", action="store_true", help="measure MariaDB alone")
     parser.add_argument("--reader", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.reader:
@@ -293,8 +350,14 @@ def main() -> None:
     numbers = (5_000, 50_000, 200_000, 5.0) if options.quick else (20_000, 200_000, 200_000, 30.0)
     if options.long:
         numbers = (*numbers[:2], 1_000_000, numbers[3])
+    if options.mariadb:
+        with database() as ledger_url:
+            show("capture", measure_mariadb(ledger_url, *numbers[:2]))
+        return
     with database() as ledger_url, logical_source() as source_url:
-        show("capture", measure(Stream(source_url, ledger_url), numbers))
+        lines = measure(Stream(source_url, ledger_url), numbers)
+    with database() as ledger_url:
+        show("capture", [*lines, *measure_mariadb(ledger_url, *numbers[:2])])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ _CHUNK_BYTES = 65536
 _SILENCE_SECONDS = 30.0
 """A server that sends nothing for this long, not even a heartbeat, is gone."""
 HEARTBEAT_SECONDS = 5.0
+_TAKE_SECONDS = 0.1
 
 
 class NothingYet(Exception):
@@ -34,32 +35,33 @@ class NothingYet(Exception):
 class ReadingTime:
     """Until when packets are waited for; shared by the connections of one reader.
 
-    At least one packet is taken where one is there, and no further one once the time is over: so events that nobody
-    wants do not keep the reader from its other duties.
+    Packets that are here are taken for a little longer, and at least one of them; then no further one, so events that
+    nobody wants do not keep the reader from its other duties.
     """
 
     def __init__(self) -> None:
-        self._ends = 0.0
-        self._taken = 0
+        self._wait_ends = self._take_ends = 0.0
+        self._has_taken = False
 
     def begin(self, seconds: float) -> None:
         """Waits this long from now on."""
-        self._ends = time.monotonic() + seconds
-        self._taken = 0
+        now = time.monotonic()
+        self._wait_ends, self._take_ends = now + seconds, now + max(seconds, _TAKE_SECONDS)
+        self._has_taken = False
 
     @property
     def left_seconds(self) -> float:
-        """How much is left; 0 where it is over."""
-        return max(0.0, self._ends - time.monotonic())
+        """How much of the wait is left; 0 where it is over."""
+        return max(0.0, self._wait_ends - time.monotonic())
 
     def note_taken(self) -> None:
         """A packet was taken."""
-        self._taken += 1
+        self._has_taken = True
 
     @property
     def is_over(self) -> bool:
         """Whether no further packet may be taken."""
-        return self._taken > 0 and self.left_seconds == 0
+        return self._has_taken and time.monotonic() > self._take_ends
 
 
 class BinlogConnection(Connection):  # type: ignore[misc]
