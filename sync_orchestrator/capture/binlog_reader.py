@@ -133,6 +133,11 @@ class BinlogReader:
             self._take_unknown(event)
         return Received.CONTENT
 
+    @staticmethod
+    def is_new_file(event: Any) -> bool:
+        """Whether what follows is of another file of the log."""
+        return isinstance(event, events.RotateEvent)
+
     def _note_place(self, event: Any) -> None:
         """Where the event ends in its file, of whose place the log has 32 bits."""
         self.newest_at = event.timestamp or self.newest_at

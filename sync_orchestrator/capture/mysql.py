@@ -349,6 +349,7 @@ class MysqlCaptureLog:
             slave_heartbeat=HEARTBEAT_SECONDS,
             pymysql_wrapper=lambda **arguments: BinlogConnection(reading_time, **arguments),
             enable_logging=False,
+            freeze_schema=True,  # a table that is altered has another number
         )
         if self.receive(_FIRST_EVENT_SECONDS) is Received.NOTHING:
             raise LogDown(f"the source sent nothing of its log within {_FIRST_EVENT_SECONDS:.0f} s")
@@ -371,6 +372,8 @@ class MysqlCaptureLog:
             raise LogDown(self._source.describe(error)) from None
         if event is None:
             raise LogDown("the source ended the stream: it is shutting down, or was told to")
+        if self._reader.is_new_file(event):
+            self._events.table_map = {}  # a server that was restarted begins a new file, and numbers tables anew
         return self._reader.take(event)
 
     def acknowledge(self, position: str) -> None:
