@@ -2,7 +2,7 @@
 
 ``python -m bench.capture [--quick | --long]``. The source is an embedded server with ``wal_level = logical``; the
 ledger is on another server. The reader is a process of its own, as in operation. Rates are those of a stream that
-catches up.
+catches up. Where MariaDB is installed, its binlog is captured, too: of that, events only say which records are read.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 import psycopg
 
+from bench.mariadb_source import connect_mariadb, find_program, mariadb_source
 from bench.memory import peak_megabytes
 from bench.serving import database
 from bench.table import Line, show
@@ -36,6 +37,7 @@ from sync_orchestrator.database import embedded
 BATCH = 1000
 AT_REST_SECONDS = 3.0
 WANTED_RATIO = 0.8
+WANTED_MARIADB_RATE = 2000
 CHANGES_PER_SECOND = 200
 WARM_UP_CHANGES = 400
 PATIENCE_SECONDS = 600.0
@@ -49,9 +51,10 @@ ROWS = "SELECT 'k' || n, 'north', '2026-01-01T00:00:00Z'::timestamptz, 'a lamp t
 
 def make_config(source_url: str) -> Config:
     """An entity with one captured part."""
+    capture = {"slot": "bench"} if source_url.startswith("postgresql") else {}
     return Config.model_validate(
         {
-            "sources": {"shop": {"kind": "sql", "url": source_url, "capture": {"slot": "bench"}}},
+            "sources": {"shop": {"kind": "sql", "url": source_url, "capture": capture}},
             "third_parties": {"erp": {"base_url": "http://127.0.0.1:1"}},
             "entities": {
                 "product": {
@@ -119,10 +122,14 @@ class Stream:
     def __init__(self, source_url: str, ledger_url: str) -> None:
         self.source_url = source_url
         self.ledger_url = ledger_url
-        self.source = connect(source_url)
+        self.source: Any = self.connect_source()
         self.ledger = connect(ledger_url)
         self.written = 0
-        self.ends = self.read_position()
+        self.ends = ""
+
+    def connect_source(self) -> Any:
+        """A connection to the source."""
+        return connect(self.source_url)
 
     def count_events(self) -> int:
         """How many change events the stream has recorded."""
@@ -185,6 +192,30 @@ class Stream:
         query = "SELECT confirmed_flush_lsn >= %s FROM pg_replication_slots WHERE slot_name = 'bench'"
         row = self.source.execute(query, (self.ends,)).fetchone()
         return bool(row and row[0])
+
+
+class MariadbStream(Stream):
+    """The stream of a MariaDB."""
+
+    def connect_source(self) -> Any:
+        """A connection to the source."""
+        return connect_mariadb(self.source_url, "shop")
+
+    def is_open(self) -> bool:
+        """Whether the position is known, from which on all is captured."""
+        row = self.ledger.execute("SELECT 1 FROM sync.streams WHERE position LIKE 'mariadb:%'").fetchone()
+        return row is not None
+
+    def write(self, number: int, per_transaction: int) -> None:
+        """Writes new rows at the source, so many in each transaction."""
+        first, self.written = self.written, self.written + number
+        with self.source.cursor() as cursor:
+            cursor.execute("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
+            cursor.execute(
+                f"BEGIN NOT ATOMIC FOR i IN 0..{number // per_transaction - 1} DO "
+                f"INSERT INTO items SELECT concat('k', {first} + i * {per_transaction} + seq), 'north', '2026-01-01', "
+                f"'a lamp that stands on a table', 12.5 FROM seq_1_to_{per_transaction}; END FOR; END"
+            )
 
 
 def wait_until(check: Callable[[], bool], pause_seconds: float) -> None:
@@ -338,6 +369,31 @@ QUICK = Extent(5_000, 50_000, 200_000, 5.0, 5.0, 128)
 LONG = Extent(large_rows=1_000_000, seconds=60.0, idle_seconds=120.0, neighbour_megabytes=1024)
 
 
+def measure_mariadb(ledger_url: str, extent: Extent) -> list[Line]:
+    """Events a second from a binlog; none where MariaDB is not installed."""
+    if find_program() is None:
+        return [Line("captured from MariaDB", 0, "/s", "not measured: MariaDB is not installed")]
+    lines = []
+    with mariadb_source() as source_url:
+        stream = MariadbStream(source_url, ledger_url)
+        stream.begin()
+        for per_transaction, number in ((1, extent.single_rows), (100, extent.hundreds_rows)):
+            rate = measure_captured(stream, number, per_transaction)
+            rows = "1 row" if per_transaction == 1 else f"{per_transaction} rows"
+            lines.append(
+                Line(
+                    f"captured from MariaDB, {rows} a transaction",
+                    rate,
+                    "/s",
+                    "events that lead to reads",
+                    None,
+                    f"{WANTED_MARIADB_RATE:,} /s",
+                    rate >= WANTED_MARIADB_RATE,
+                )
+            )
+    return lines
+
+
 def measure_rates(stream: Stream, extent: Extent) -> Iterator[Line]:
     """Captured changes beside changes that are recorded from memory."""
     for per_transaction, number in ((1, extent.single_rows), (100, extent.hundreds_rows)):
@@ -386,17 +442,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--long", action="store_true")
+    parser.add_argument("--mariadb", action="store_true", help="measure MariaDB alone")
     parser.add_argument("--reader", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.reader:
         run_reader(*options.reader)
         return
     extent = QUICK if options.quick else LONG if options.long else Extent()
-    with database() as ledger_url, logical_source() as source_url:
-        stream = Stream(source_url, ledger_url)
-        stream.begin()
-        parts = (measure_rates, measure_soon, measure_needs)
-        show("capture", [line for measure in parts for line in measure(stream, extent)])
+    lines: list[Line] = []
+    if not options.mariadb:
+        with database() as ledger_url, logical_source() as source_url:
+            stream = Stream(source_url, ledger_url)
+            stream.begin()
+            parts = (measure_rates, measure_soon, measure_needs)
+            lines += [line for measure in parts for line in measure(stream, extent)]
+    with database() as ledger_url:
+        show("capture", [*lines, *measure_mariadb(ledger_url, extent)])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ _PACKAGES = {
     "redis": "redis",
     "alerts": "apprise",
     "parquet": "pyarrow",
+    "mysql": "pymysqlreplication",
     "plots": "matplotlib",
 }
 """The package that an extra installs, by the name under which code imports it."""
@@ -29,6 +30,7 @@ _PURPOSES = {
     "redis": "A list in Redis",
     "alerts": "An alert to a URL",
     "parquet": "A Parquet file",
+    "mysql": "The binlog of MySQL or MariaDB",
     "plots": "A plot",
 }
 

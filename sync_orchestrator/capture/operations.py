@@ -23,7 +23,7 @@ def reset_stream(engine: Engine, config: Config, name: str) -> str:
         NotFound: The source is not captured.
         LogDown: The stream is being read, or the source does not do its part.
     """
-    source = _open_source(config, name)
+    source = _open_source(engine, config, name)
     tables = list_captured_tables(config, name)
     token = _claim(engine, name)
     try:
@@ -54,7 +54,7 @@ def drop_stream(engine: Engine, config: Config, name: str) -> bool:
         NotFound: The source has no ``capture`` in the configuration.
         LogDown: The stream is being read, or the source does not do its part.
     """
-    source = _open_source(config, name)
+    source = _open_source(engine, config, name)
     _claim(engine, name)
     try:
         had_slot = source.drop_slot()
@@ -64,11 +64,11 @@ def drop_stream(engine: Engine, config: Config, name: str) -> bool:
     return had_slot
 
 
-def _open_source(config: Config, name: str) -> CaptureSource:
+def _open_source(engine: Engine, config: Config, name: str) -> CaptureSource:
     settings = config.sources.get(name)
     if not isinstance(settings, SqlSourceSettings) or settings.capture is None:
         raise NotFound(f"the source '{name}' has no 'capture' in sync.yaml")
-    return open_capture_source(name, settings)
+    return open_capture_source(name, settings, engine)
 
 
 def _claim(engine: Engine, name: str) -> int:

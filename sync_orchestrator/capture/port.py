@@ -62,8 +62,8 @@ class CaptureLog(Protocol):
     def read_retained_bytes(self) -> int | None:
         """How much of its log the server keeps for the stream, or how much is not read yet; None where unknown."""
 
-    def measure_age_seconds(self) -> float:
-        """How long ago the newest transaction was committed that was received; 0 where that is not known."""
+    def measure_age_seconds(self) -> float | None:
+        """How long ago the newest part of the log was written that was received; None where that is not known."""
 
     def close(self) -> None:
         """Ends the connection."""

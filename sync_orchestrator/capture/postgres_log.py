@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from sync_orchestrator.capture.assembly import BatchAssembler
 from sync_orchestrator.capture.changes import ChangeReader
+from sync_orchestrator.capture.gtids import is_gtid_position
 from sync_orchestrator.capture.parts import CapturedTable
 from sync_orchestrator.capture.pgoutput import (
     DecodeFailed,
@@ -104,9 +105,9 @@ class PostgresCaptureLog:
         """How much of its log the server keeps for the slot."""
         return self._source.read_retained_bytes()
 
-    def measure_age_seconds(self) -> float:
-        """Not known: the clock of the source is not ours."""
-        return 0.0
+    def measure_age_seconds(self) -> float | None:
+        """Not known: the server says when it has sent all."""
+        return None
 
     def close(self) -> None:
         """Ends the connection."""
@@ -142,6 +143,8 @@ class PostgresCapture(PostgresSource):
                 return identity, format_lsn(slot.confirmed), stream.partial
             self.drop_slot()
             return identity, self.create_slot(on_wait), stream.partial
+        if is_gtid_position(stream.position):
+            raise LogLost("another kind of server answers than before: a Postgres in place of a MySQL or MariaDB")
         if (loss := find_loss(stream.identity, stream.position, server, identity, slot)) is not None:
             raise LogLost(loss)
         return identity, stream.position, stream.partial

@@ -59,6 +59,8 @@ _MAX_PAUSE_SECONDS = 30.0
 _LEASE_WAIT_SECONDS = 1.0
 _IDLE_MOVE_SECONDS = 10.0
 _CAUGHT_UP_SECONDS = 2.0
+_LOOK_SECONDS = 1.0
+"""However much is received, it is recorded, and figures are written, after this time."""
 _MEASURE_SECONDS = 5.0
 _SLOW_LEDGER_SECONDS = 3.0
 """A batch that takes longer to record closes the connection to the source, which may want to shut down."""
@@ -110,7 +112,7 @@ class StreamReader:
         self._config = config
         self._stop = stop
         self._tables = list_captured_tables(config, name)
-        self._source = open_capture_source(name, settings)
+        self._source = open_capture_source(name, settings, engine)
         self._token: int | None = None
         self._pause = _FIRST_PAUSE_SECONDS
         self._lease_seconds = streams.STREAM_LEASE_SECONDS
@@ -335,7 +337,7 @@ class OpenStream:
         self._tables = tables
         self._stop = stop
         self._assembler = log.assembler
-        self._moved_at = self._measured_at = self._caught_up_at = time.monotonic()
+        self._moved_at = self._measured_at = self._caught_up_at = self._looked_at = time.monotonic()
         self._recording: Recording | None = None
         self._is_waited_for = False
 
@@ -364,17 +366,25 @@ class OpenStream:
         is_busy = self._assembler.batch.has_content or self._recording is not None
         received = self._log.receive(0 if is_busy else _WAIT_SECONDS, listener.fileno())
         self._hear_waiting_reads(listener)
-        if received is Received.CONTENT and not self._assembler.is_full:
+        now = time.monotonic()
+        if received is Received.CONTENT and not self._assembler.is_full and now - self._looked_at < _LOOK_SECONDS:
             return
+        self._looked_at = now
         self._finish_recording()
         if self._assembler.batch.has_content:
             self._begin_recording(recorder, self._assembler.take())
         elif not self._assembler.is_within_transaction:
-            self._caught_up_at = time.monotonic()
+            if received is not Received.CONTENT or self._is_fresh():
+                self._caught_up_at = now
             is_told = received in (Received.IDLE, Received.ASKED)
             self._move_idle(recorder, at_once=received is Received.ASKED or self._is_waited_for)
             self._is_waited_for = self._is_waited_for and not is_told
         self._measure_if_due()
+
+    def _is_fresh(self) -> bool:
+        """Whether what is received was only just committed: a busy server may never be idle."""
+        age = self._log.measure_age_seconds()
+        return age is not None and age < _CAUGHT_UP_SECONDS
 
     def _hear_waiting_reads(self, listener: psycopg.Connection[Any]) -> None:
         """Asks the server how far it has sent where a read waits for that (``core/capture/holds.py``)."""
@@ -450,7 +460,7 @@ class OpenStream:
             raise LogDown("its tables or its publication were made anew")
         retained, behind = self._log.read_retained_bytes() or 0, now - self._caught_up_at
         if behind > _CAUGHT_UP_SECONDS:
-            behind = max(behind, self._log.measure_age_seconds())
+            behind = max(behind, self._log.measure_age_seconds() or 0.0)
         problems = self._describe_lag(retained, behind)
 
         def write(connection: Connection) -> bool:
@@ -496,7 +506,7 @@ def inspect_or_forget(
     """
     found = source.inspect(tables)
     if found.problems:
-        gone = [table.name for table in tables if table.name not in found.oids]
+        gone = [table.name for table in tables if table.name not in found.name_tables()]
         in_transaction(engine, lambda connection: streams.forget_tables(connection, name, gone))
         raise NotPrepared(*found.problems)
     return found

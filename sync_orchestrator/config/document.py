@@ -260,11 +260,15 @@ class Config(Model):
             if not isinstance(source, SqlSourceSettings) or source.capture is None:
                 continue
             server = urlsplit(source.capture.url or source.url)
-            slot = (server.netloc.rpartition("@")[2] + "?" + server.query, source.capture.slot)
+            known_as = f"server_id {source.capture.server_id}" if source.has_binlog else f"slot {source.capture.slot}"
+            if known_as == "server_id None":
+                continue
+            slot = (server.netloc.rpartition("@")[2] + "?" + server.query, known_as)
             if (first := slots.setdefault(slot, name)) != name:
+                what = "server_id" if source.has_binlog else "slot"
                 yield (
-                    f"sources.{name}.capture.slot: sources.{first} has the same slot of this server, and a slot has "
-                    "one reader. Give each a slot of its own"
+                    f"sources.{name}.capture.{what}: sources.{first} has the same {what} of this server, and a {what} "
+                    f"has one reader. Give each a {what} of its own"
                 )
 
     def _find_numbered_problems(self) -> Iterator[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from sync_orchestrator.config.document import Config
 from sync_orchestrator.config.environment import Place
+from sync_orchestrator.config.sources import SqlSourceSettings
 from sync_orchestrator.extras import describe_missing, is_installed
 
 
@@ -26,6 +27,10 @@ def _list_needed_extras(config: Config) -> Iterator[tuple[Place, str]]:
         if consumer.outbox is not None:
             continue  # the driver of its database is named when it is opened
         yield ("consumers", name, "url"), "redis" if consumer.is_redis else "rabbitmq"
+    for name in config.captured_sources():
+        source = config.sources[name]
+        if isinstance(source, SqlSourceSettings) and source.has_binlog:
+            yield ("sources", name, "capture"), "mysql"
     for name, receiver in config.outcomes.items():
         if not receiver.is_webhook:
             yield ("outcomes", name, "url"), "redis" if receiver.is_redis else "rabbitmq"

@@ -17,6 +17,7 @@ from sync_orchestrator.config.types import ClassName, Expression, Model, Seconds
 from sync_orchestrator.expressions.templates import names_in
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BINLOG_URLS = ("mysql+pymysql://", "mariadb+pymysql://")
 _CALLS = ("read", "read_many", "keys", "count", "groups", "changes")
 
 
@@ -50,10 +51,14 @@ class CaptureSettings(Model):
     """The primary server, with a user that may replicate; by default the source's ``url``."""
     slot: str = Field(default="sync_orchestrator", pattern=r"^[a-z0-9_]{1,63}$")
     """The replication slot of Postgres. Two sources must not have the same slot of one server."""
+    server_id: int | None = Field(default=None, ge=1, le=2**32 - 1)
+    """The number by which MySQL or MariaDB knows the stream. No other reader or replica of the server may have it. By
+    default it is made of the stream's name and our database."""
     publication: str = Field(default="sync_orchestrator", min_length=1, max_length=63)
     """The publication of Postgres, which has the captured tables."""
     max_retained_bytes: int = Field(default=2 * 1024**3, ge=1024**2)
-    """Alert when the source keeps more of its log than this for the stream."""
+    """Alert when the source keeps more of its log than this for the stream; of MySQL and MariaDB, when more of the log
+    is not read yet."""
     max_behind_seconds: Seconds = Field(default=60, gt=0)
     """Alert when the stream is behind the source by more than this."""
     max_stall_seconds: Seconds = Field(default=60, gt=0)
@@ -73,6 +78,25 @@ class SqlSourceSettings(SourceSettings):
     """How long one statement may take."""
     capture: CaptureSettings | None = None
     """How the database's log is read, for parts with ``changes: {by: log}``."""
+
+    @property
+    def has_binlog(self) -> bool:
+        """Whether it is a MySQL or MariaDB, whose log is a binlog."""
+        return self.url.startswith(_BINLOG_URLS)
+
+    @model_validator(mode="after")
+    def _check_capture(self) -> SqlSourceSettings:
+        if self.capture is None:
+            return self
+        foreign = ("slot", "publication") if self.has_binlog else ("server_id",)
+        for name in foreign:
+            if name in self.capture.model_fields_set:
+                raise ValueError(
+                    f"capture.{name} belongs to {'Postgres' if self.has_binlog else 'MySQL and MariaDB'}: leave it out"
+                )
+        if self.capture.url is not None and self.capture.url.startswith(_BINLOG_URLS) != self.has_binlog:
+            raise ValueError("capture.url must name the same kind of database as url, with the same driver")
+        return self
 
 
 class FileSourceSettings(SourceSettings):
@@ -382,5 +406,8 @@ class PartSettings(Model):
                 "changes.tables: is needed for sql.query: each table that it reads, with the column that has the "
                 "record's key, the record's own table first"
             )
-        if not system.url.startswith("postgresql+psycopg://"):
-            raise ValueError("changes: 'by: log' needs a Postgres whose url begins with postgresql+psycopg://")
+        if not system.url.startswith(("postgresql+psycopg://", *_BINLOG_URLS)):
+            raise ValueError(
+                "changes: 'by: log' needs a Postgres whose url begins with postgresql+psycopg://, or a MySQL or "
+                "MariaDB whose url begins with mysql+pymysql:// or mariadb+pymysql://"
+            )

@@ -17,6 +17,7 @@ import fill_worker
 import pytest
 from captured_sources import (
     ITEMS,
+    AnySource,
     CapturedSource,
     begun,
     captured_config,
@@ -32,24 +33,36 @@ from captured_sources import (
     wheel_source,
 )
 from captured_sources import _quick as _quick
+from mariadb_servers import mariadb, mariadb_shop, mariadb_source
 from paths import SUPPORT
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError
 
+from sync_orchestrator.capture import recording
 from sync_orchestrator.capture import stream as stream_module
+from sync_orchestrator.capture.assembly import ChangeBatch
+from sync_orchestrator.capture.recording import StreamPosition
 from sync_orchestrator.core.crash_points import REGISTERED
 from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.database import embedded
+from sync_orchestrator.errors import LogDown
 
-__all__ = ["wheel_server", "wheel_shop", "wheel_source"]
+__all__ = ["mariadb", "mariadb_shop", "mariadb_source", "wheel_server", "wheel_shop", "wheel_source"]
 
 PAGE_POINTS = ("capture.page_noted", "full_sync.page_read", "full_sync.before_page_commit", "full_sync.page_merged")
 POINTS = sorted(point for point in set(REGISTERED) if point.startswith("capture.") and point not in PAGE_POINTS)
 KILLS = int(os.environ.get("SYNC_TEST_KILLS", "8"))
 
 
+@pytest.fixture(params=["postgres", "mariadb"])
+def shop(request: pytest.FixtureRequest) -> AnySource:
+    """A database with the table ``items``, of each kind whose log is read."""
+    made: AnySource = request.getfixturevalue("wheel_shop" if request.param == "postgres" else "mariadb_shop")
+    return made
+
+
 @contextmanager
-def worker(database_url: str, source: CapturedSource, crash_at: str | None = None) -> Iterator[subprocess.Popen[str]]:
+def worker(database_url: str, source: AnySource, crash_at: str | None = None) -> Iterator[subprocess.Popen[str]]:
     """A reader in a process of its own; it is asked to end when the block is left."""
     environment = {name: value for name, value in os.environ.items() if name != "SYNC_CRASH_AT"}
     if crash_at is not None:
@@ -71,11 +84,11 @@ def worker(database_url: str, source: CapturedSource, crash_at: str | None = Non
         process.communicate(timeout=30)
 
 
-def expected_events(source: CapturedSource) -> int:
+def expected_events(source: AnySource) -> int:
     return int(source.execute("SELECT count(*) FROM items")[0][0])
 
 
-def require_each_once(engine: Engine, source: CapturedSource) -> None:
+def require_each_once(engine: Engine, source: AnySource) -> None:
     """Every row was inserted once, so each is one event; none was offered twice, or is missing."""
     rows = [row.key for row in recorded(engine)]
     assert len(rows) == len(set(rows)), "a change was recorded twice"
@@ -89,33 +102,31 @@ def require_each_once(engine: Engine, source: CapturedSource) -> None:
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("point", POINTS)
 def test_a_reader_that_is_killed_there_loses_nothing_and_repeats_nothing(
-    point: str, times: int, wheel_shop: CapturedSource, engine: Engine, database_url: str
+    point: str, times: int, shop: AnySource, engine: Engine, database_url: str
 ) -> None:
-    begun(engine, captured_config(wheel_shop), wheel_shop)
-    wheel_shop.execute("INSERT INTO items SELECT 'large' || n, 'A', now() FROM generate_series(1, 230) n")
+    begun(engine, captured_config(shop), shop)
+    shop.insert_many("large", 230)
     for number in range(20):
-        wheel_shop.execute(f"INSERT INTO items VALUES ('k{number}', 'A')")
-    with worker(database_url, wheel_shop, f"{point}:{times}") as killed:
+        shop.insert_many(f"k{number}-", 1)
+    with worker(database_url, shop, f"{point}:{times}") as killed:
         assert killed.wait(30) == -signal.SIGKILL, f"{point} was never reached"
-    with worker(database_url, wheel_shop):
+    with worker(database_url, shop):
         eventually(lambda: received(engine) == 250, "all events")
         eventually(lambda: query(engine, "SELECT 1 FROM sync.streams WHERE partial IS NULL"), "the end")
-    require_each_once(engine, wheel_shop)
+    require_each_once(engine, shop)
 
 
 def test_readers_that_are_killed_anywhere_lose_nothing_and_repeat_nothing(
-    wheel_shop: CapturedSource, engine: Engine, database_url: str
+    shop: AnySource, engine: Engine, database_url: str
 ) -> None:
-    begun(engine, captured_config(wheel_shop), wheel_shop)
+    begun(engine, captured_config(shop), shop)
     draw, stop = random.Random(7), threading.Event()
 
     def write() -> None:
         number = 0
         while not stop.is_set():
             size = draw.choice([1, 1, 1, 20, 120])
-            wheel_shop.execute(
-                f"INSERT INTO items SELECT 'k{number}-' || n, 'A', now() FROM generate_series(1, {size}) n"
-            )
+            shop.insert_many(f"k{number}-", size)
             number += 1
             stop.wait(0.05)
 
@@ -124,14 +135,14 @@ def test_readers_that_are_killed_anywhere_lose_nothing_and_repeat_nothing(
     try:
         for _ in range(KILLS):
             point, times = draw.choice(POINTS), draw.randint(1, 12)
-            with worker(database_url, wheel_shop, f"{point}:{times}") as killed:
+            with worker(database_url, shop, f"{point}:{times}") as killed:
                 assert killed.wait(30) == -signal.SIGKILL
     finally:
         stop.set()
         writer.join()
-    with worker(database_url, wheel_shop):
-        eventually(lambda: received(engine) == expected_events(wheel_shop), "all events")
-    require_each_once(engine, wheel_shop)
+    with worker(database_url, shop):
+        eventually(lambda: received(engine) == expected_events(shop), "all events")
+    require_each_once(engine, shop)
 
 
 # The source shuts down, or dies -------------------------------------------------------------------------------------
@@ -203,20 +214,51 @@ def test_a_source_that_is_killed_loses_nothing(own_shop: CapturedSource, engine:
 
 
 def test_one_reader_has_a_stream_and_another_takes_over_when_it_dies(
-    wheel_shop: CapturedSource, engine: Engine, database_url: str
+    shop: AnySource, engine: Engine, database_url: str
 ) -> None:
-    begun(engine, captured_config(wheel_shop), wheel_shop)
-    with worker(database_url, wheel_shop, "capture.acknowledged:2") as first:
-        eventually(lambda: is_open(engine, wheel_shop), "the first reader")
-        with worker(database_url, wheel_shop) as second:
-            wheel_shop.execute("INSERT INTO items VALUES ('a', 'A')")
+    begun(engine, captured_config(shop), shop)
+    with worker(database_url, shop, "capture.acknowledged:2") as first:
+        eventually(lambda: is_open(engine, shop), "the first reader")
+        with worker(database_url, shop) as second:
+            shop.insert_many("a", 1)
             eventually(lambda: received(engine) == 1, "the first event")
-            wheel_shop.execute("INSERT INTO items VALUES ('b', 'A')")
+            shop.insert_many("b", 1)
             assert first.wait(30) == -signal.SIGKILL
-            wheel_shop.execute("INSERT INTO items VALUES ('c', 'A')")
+            shop.insert_many("c", 1)
             eventually(lambda: received(engine) == 3, "what the second reader records")
             assert second.poll() is None
-    require_each_once(engine, wheel_shop)
+    require_each_once(engine, shop)
+
+
+# Planted bugs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_position_that_moves_before_its_events_are_recorded_is_found(
+    shop: AnySource, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the other tests here require does not hold for a reader that moves first and dies then."""
+    config = captured_config(shop)
+    begun(engine, config, shop)
+    shop.insert_many("lost", 1)
+    deaths = threading.Event()
+
+    def record_first_half(engine: Engine, at: StreamPosition, batch: ChangeBatch, most_bytes: int) -> StreamPosition:
+        moved = ChangeBatch(position=batch.position, partial=batch.partial)
+        recording.record_batch(engine, at, moved, most_bytes)
+        if batch.has_content:
+            deaths.set()
+            raise LogDown("it dies before it has recorded")
+        return at
+
+    with monkeypatch.context() as planted:
+        planted.setattr(stream_module, "record_batch", record_first_half)
+        with reading(engine, config):
+            assert deaths.wait(15)
+    with reading(engine, config):
+        shop.insert_many("later", 1)
+        eventually(lambda: received(engine) == 1, "the event that came later")
+    with pytest.raises(AssertionError, match="a change was lost"):
+        require_each_once(engine, shop)
 
 
 # Reads that wait for the stream -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 import pytest
@@ -77,6 +77,10 @@ class CapturedSource:
         with connect(self.url) as connection:
             cursor = connection.execute(statement.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
+
+    def insert_many(self, prefix: str, number: int) -> None:
+        """So many new rows of ``items`` in one transaction."""
+        self.execute(f"INSERT INTO items SELECT '{prefix}' || n, 'A', now() FROM generate_series(1, {number}) n")
 
     def publish(self, *tables: str) -> None:
         self.execute(f"CREATE PUBLICATION sync_orchestrator FOR TABLE {', '.join(tables)}")
@@ -193,7 +197,19 @@ def wheel_shop(wheel_source: CapturedSource) -> CapturedSource:
     return wheel_source
 
 
-def captured_config(source: CapturedSource, *, part: dict[str, Any] | None = None, **changes: Any) -> Config:
+class AnySource(Protocol):
+    """A database with the table ``items``, whose changes are captured."""
+
+    def execute(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]: ...
+
+    def insert_many(self, prefix: str, number: int) -> None: ...
+
+    def settings(self, **changes: Any) -> dict[str, Any]: ...
+
+    def find_slot(self) -> tuple[Any, ...] | None: ...
+
+
+def captured_config(source: AnySource, *, part: dict[str, Any] | None = None, **changes: Any) -> Config:
     """An entity ``item`` with the one part ``shop``, the table ``items``, mirrored to ``erp``."""
     entity = {
         "owner": "shop",
@@ -260,13 +276,13 @@ def eventually(check: Callable[[], Any], what: str) -> None:
         time.sleep(0.02)
 
 
-def begun(engine: Engine, config: Config, source: CapturedSource) -> None:
+def begun(engine: Engine, config: Config, source: AnySource) -> None:
     """Has the stream begin, so that what is written from now on is captured."""
     with reading(engine, config):
         eventually(lambda: is_open(engine, source), "the stream")
 
 
-def is_open(engine: Engine, source: CapturedSource) -> bool:
+def is_open(engine: Engine, source: AnySource) -> bool:
     found = source.find_slot()
     return found is not None and found[0] and bool(query(engine, "SELECT FROM sync.streams WHERE position <> ''"))
 

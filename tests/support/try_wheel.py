@@ -21,7 +21,12 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGE = "sync_orchestrator"
-EXTRAS = {f"{PACKAGE}.brokers.kombu_queue": "kombu", f"{PACKAGE}.brokers.redis_queue": "redis"}
+EXTRAS = {
+    f"{PACKAGE}.brokers.kombu_queue": "kombu",
+    f"{PACKAGE}.brokers.redis_queue": "redis",
+    f"{PACKAGE}.capture.binlog_connection": "pymysql",
+    f"{PACKAGE}.capture.binlog_reader": "pymysqlreplication",
+}
 """Modules that import the package of an extra at their beginning; others import them only when it is needed."""
 
 NOT_IMPORTED = {f"{PACKAGE}.database.migrations.env", f"{PACKAGE}.__main__"}

@@ -41,7 +41,7 @@ def _check_capture(config: Config, name: str) -> list[CheckStep]:
     steps = [CheckStep("", name, _STEP, "failed", problem, commands) for problem in found.problems]
     steps += [CheckStep("", name, _STEP, "skipped", warning, commands) for warning in found.warnings]
     if not found.problems:
-        tables = ", ".join(sorted(found.oids))
+        tables = ", ".join(found.name_tables())
         steps.append(CheckStep("", name, _STEP, "ok", f"the log has the changes of {tables}"))
     if numbered := numbered_entities(list_captured_tables(config, name)):
         steps.append(_check_log_end(config, name, numbered))
