@@ -31,7 +31,12 @@ BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
             "epoch": [0] * 500,
             "version": [1] * 500,
             "content_hash": [b"x"] * 500,
+            "numbered": [False] * 250 + [True] * 250,
         },
+    ),
+    "what a stream recorded since a read": (
+        archive_queries.SELECT_READ_BOUNDS,
+        {"entity": "item", "key": KEYS, "part": ["shop"] * 500, "noted": [1] * 500},
     ),
     "waking": (ledger_queries.WAKE_WAITING_EVENTS, {"entity": "item", "keys": KEYS}),
     "archived events": (
