@@ -21,7 +21,7 @@ from sync_orchestrator.capture.pgoutput import (
     format_lsn,
     parse_lsn,
 )
-from sync_orchestrator.capture.port import Received
+from sync_orchestrator.capture.port import ReceivedPart
 from sync_orchestrator.capture.postgres import Keepalive, PostgresLog, PostgresSource, find_loss
 from sync_orchestrator.capture.preparation import SourcePreparation, inspect_source
 from sync_orchestrator.core.capture.streams import CaptureStream
@@ -68,21 +68,21 @@ class PostgresCaptureLog:
         self._log = log
         self._reader = PgoutputReader(reader, self.assembler)
 
-    def receive(self, wait_seconds: float) -> Received:
+    def receive(self, wait_seconds: float) -> ReceivedPart:
         """Takes the next message into the assembler."""
         message = self._log.receive(wait_seconds)
         if message is None:
-            return Received.NOTHING
+            return ReceivedPart.NOTHING
         if isinstance(message, Keepalive):
             self.assembler.note_end(format_lsn(message.end))
-            return Received.ASKED if message.wants_reply else Received.IDLE
+            return ReceivedPart.ASKED if message.wants_reply else ReceivedPart.IDLE
         try:
             decoded = decode_message(message.data)
             if decoded is not None:
                 self._reader.add(decoded)
         except DecodeFailed as error:
             raise LogDown(f"the log cannot be read: {error}") from None
-        return Received.CONTENT
+        return ReceivedPart.CONTENT
 
     def acknowledge(self, position: str) -> None:
         """Tells the server that all before a position is recorded for good."""

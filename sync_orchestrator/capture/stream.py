@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sync_orchestrator.capture.assembly import ChangeBatch
 from sync_orchestrator.capture.engines import open_capture_source
 from sync_orchestrator.capture.parts import CapturedTable, entities_by_table, list_captured_tables
-from sync_orchestrator.capture.port import CaptureLog, CaptureSource, Received
+from sync_orchestrator.capture.port import CaptureLog, CaptureSource, ReceivedPart
 from sync_orchestrator.capture.positions import find_later
 from sync_orchestrator.capture.preparation import SourcePreparation
 from sync_orchestrator.capture.recording import ReplacedReader, StreamPosition, make_stream_id, record_batch
@@ -332,15 +332,15 @@ class OpenStream:
         has_content = self._assembler.batch.has_content
         received = self._log.receive(0 if has_content else _WAIT_SECONDS)
         now = time.monotonic()
-        if received is Received.CONTENT and not self._assembler.is_full and now - self._looked_at < _LOOK_SECONDS:
+        if received is ReceivedPart.CONTENT and not self._assembler.is_full and now - self._looked_at < _LOOK_SECONDS:
             return
         self._looked_at = now
         if self._assembler.batch.has_content:
             self._record(recorder, self._assembler.take())
         elif not self._assembler.is_within_transaction:
-            if received is not Received.CONTENT or self._is_fresh():
+            if received is not ReceivedPart.CONTENT or self._is_fresh():
                 self._caught_up_at = now
-            self._move_idle(recorder, at_once=received is Received.ASKED)
+            self._move_idle(recorder, at_once=received is ReceivedPart.ASKED)
         self._measure_if_due()
 
     def _is_fresh(self) -> bool:

@@ -414,11 +414,11 @@ def test_a_neighbour_that_writes_without_a_pause_keeps_no_reader_from_its_lease(
 
 
 def _always_more(receive: Any) -> Any:
-    from sync_orchestrator.capture.port import Received
+    from sync_orchestrator.capture.port import ReceivedPart
 
-    def receive_content(self: MysqlCaptureLog, wait_seconds: float) -> Received:
+    def receive_content(self: MysqlCaptureLog, wait_seconds: float) -> ReceivedPart:
         receive(self, wait_seconds)
-        return Received.CONTENT
+        return ReceivedPart.CONTENT
 
     return receive_content
 
