@@ -21,7 +21,7 @@ from sync_orchestrator.capture.binlog_statements import (
 )
 from sync_orchestrator.capture.changes import CapturedChange
 from sync_orchestrator.capture.gtids import MariadbPosition, MysqlPosition
-from sync_orchestrator.capture.port import Received
+from sync_orchestrator.capture.port import ReceivedPart
 from sync_orchestrator.core.intake.rejected_messages import Rejected
 from sync_orchestrator.errors import LogDown
 
@@ -97,17 +97,17 @@ class BinlogReader:
         self.end = 0
         self.newest_at = 0
 
-    def take(self, event: Any) -> Received:
+    def take(self, event: Any) -> ReceivedPart:
         """Takes an event in.
 
         Raises:
             LogDown: It cannot be gone on with.
         """
         if isinstance(event, events.HeartbeatLogEvent):
-            return Received.IDLE if not self._gtid else Received.NOTHING
+            return ReceivedPart.IDLE if not self._gtid else ReceivedPart.NOTHING
         if isinstance(event, events.RotateEvent):
             self.file, self.end = event.next_binlog, event.position
-            return Received.CONTENT
+            return ReceivedPart.CONTENT
         self._note_place(event)
         if isinstance(event, events.MariadbGtidEvent):
             self._begin(event.gtid, event.timestamp)
@@ -131,7 +131,7 @@ class BinlogReader:
             self._take_statement(StatementEffect(StatementKind.UNSEEN_ROWS, tables, shown))
         else:
             self._take_unknown(event)
-        return Received.CONTENT
+        return ReceivedPart.CONTENT
 
     @staticmethod
     def is_new_file(event: Any) -> bool:

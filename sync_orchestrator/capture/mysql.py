@@ -28,7 +28,7 @@ from sync_orchestrator.capture.gtids import (
 )
 from sync_orchestrator.capture.mysql_preparation import inspect_mysql
 from sync_orchestrator.capture.parts import CapturedTable
-from sync_orchestrator.capture.port import Received
+from sync_orchestrator.capture.port import ReceivedPart
 from sync_orchestrator.capture.preparation import SourcePreparation
 from sync_orchestrator.config.sources import CaptureSettings, SqlSourceSettings
 from sync_orchestrator.core.capture.streams import CaptureStream
@@ -351,10 +351,10 @@ class MysqlCaptureLog:
             enable_logging=False,
             freeze_schema=True,  # a table that is altered has another number
         )
-        if self.receive(_FIRST_EVENT_SECONDS) is Received.NOTHING:
+        if self.receive(_FIRST_EVENT_SECONDS) is ReceivedPart.NOTHING:
             raise LogDown(f"the source sent nothing of its log within {_FIRST_EVENT_SECONDS:.0f} s")
 
-    def receive(self, wait_seconds: float, wake: int | None = None) -> Received:
+    def receive(self, wait_seconds: float, wake: int | None = None) -> ReceivedPart:
         """Takes the next event into the assembler."""
         import pymysql
 
@@ -365,7 +365,7 @@ class MysqlCaptureLog:
         try:
             event = self._events.fetchone()
         except NothingYet:
-            return Received.NOTHING
+            return ReceivedPart.NOTHING
         except pymysql.MySQLError as error:
             raise self._source.classify(error) from None
         except OSError as error:

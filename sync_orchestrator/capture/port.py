@@ -18,7 +18,7 @@ from sync_orchestrator.config.sources import CaptureSettings
 from sync_orchestrator.core.capture.streams import CaptureStream
 
 
-class Received(Enum):
+class ReceivedPart(Enum):
     """What came of waiting for the log."""
 
     NOTHING = "nothing"
@@ -38,7 +38,7 @@ class CaptureLog(Protocol):
     def assembler(self) -> BatchAssembler:
         """What gathers the log's transactions."""
 
-    def receive(self, wait_seconds: float, wake: int | None = None) -> Received:
+    def receive(self, wait_seconds: float, wake: int | None = None) -> ReceivedPart:
         """Takes the next part of the log into the assembler, or waits for one.
 
         Args:

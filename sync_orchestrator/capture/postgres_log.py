@@ -21,7 +21,7 @@ from sync_orchestrator.capture.pgoutput import (
     format_lsn,
     parse_lsn,
 )
-from sync_orchestrator.capture.port import Received
+from sync_orchestrator.capture.port import ReceivedPart
 from sync_orchestrator.capture.postgres import Keepalive, PostgresLog, PostgresSource, find_loss
 from sync_orchestrator.capture.preparation import SourcePreparation, inspect_source
 from sync_orchestrator.core.capture.streams import CaptureStream
@@ -68,18 +68,18 @@ class PostgresCaptureLog:
         self._log = log
         self._reader = PgoutputReader(reader, self.assembler)
 
-    def receive(self, wait_seconds: float, wake: int | None = None) -> Received:
+    def receive(self, wait_seconds: float, wake: int | None = None) -> ReceivedPart:
         """Takes the messages that are there into the assembler, until it has enough."""
         message = self._log.receive(wait_seconds, wake)
         if message is None:
-            return Received.NOTHING
+            return ReceivedPart.NOTHING
         while message is not None:
             if isinstance(message, Keepalive):
                 self.assembler.note_end(format_lsn(message.end))
-                return Received.ASKED if message.wants_reply else Received.IDLE
+                return ReceivedPart.ASKED if message.wants_reply else ReceivedPart.IDLE
             self._add(message)
             message = None if self.assembler.is_full else self._log.take_buffered()
-        return Received.CONTENT
+        return ReceivedPart.CONTENT
 
     def _add(self, data: bytes) -> None:
         try:

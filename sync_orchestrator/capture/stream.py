@@ -29,7 +29,7 @@ from sync_orchestrator.capture.parts import (
     list_captured_tables,
     numbered_entities,
 )
-from sync_orchestrator.capture.port import CaptureLog, CaptureSource, Received
+from sync_orchestrator.capture.port import CaptureLog, CaptureSource, ReceivedPart
 from sync_orchestrator.capture.positions import find_later
 from sync_orchestrator.capture.preparation import SourcePreparation
 from sync_orchestrator.capture.recording import ReplacedReader, StreamPosition, make_stream_id, record_batch
@@ -367,17 +367,17 @@ class OpenStream:
         received = self._log.receive(0 if is_busy else _WAIT_SECONDS, listener.fileno())
         self._hear_waiting_reads(listener)
         now = time.monotonic()
-        if received is Received.CONTENT and not self._assembler.is_full and now - self._looked_at < _LOOK_SECONDS:
+        if received is ReceivedPart.CONTENT and not self._assembler.is_full and now - self._looked_at < _LOOK_SECONDS:
             return
         self._looked_at = now
         self._finish_recording()
         if self._assembler.batch.has_content:
             self._begin_recording(recorder, self._assembler.take())
         elif not self._assembler.is_within_transaction:
-            if received is not Received.CONTENT or self._is_fresh():
+            if received is not ReceivedPart.CONTENT or self._is_fresh():
                 self._caught_up_at = now
-            is_told = received in (Received.IDLE, Received.ASKED)
-            self._move_idle(recorder, at_once=received is Received.ASKED or self._is_waited_for)
+            is_told = received in (ReceivedPart.IDLE, ReceivedPart.ASKED)
+            self._move_idle(recorder, at_once=received is ReceivedPart.ASKED or self._is_waited_for)
             self._is_waited_for = self._is_waited_for and not is_told
         self._measure_if_due()
 

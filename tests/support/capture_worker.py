@@ -19,7 +19,7 @@ from sync_orchestrator.core.db.session import open_engine
 def main() -> None:
     url, config = sys.argv[1], Config.model_validate(json.loads(sys.argv[2]))
     stream._FIRST_PAUSE_SECONDS, stream._WAIT_SECONDS, stream._LEASE_WAIT_SECONDS = 0.05, 0.05, 0.05
-    streams.STREAM_LEASE_SECONDS = 3.0
+    streams.STREAM_LEASE_SECONDS, stream._MEASURE_SECONDS = 3.0, 0.2
     assembly.PIECE_ROWS = 50
     stop = threading.Event()
     reader = StreamReader(open_engine(url), config, "shop", stop)

@@ -209,8 +209,11 @@ class MariadbSource:
         return {"kind": "sql", "url": self.url, "capture": changes}
 
     def insert_many(self, prefix: str, number: int) -> None:
-        """So many new rows of ``items`` in one transaction."""
-        self.execute(f"INSERT INTO items (sku, store) SELECT concat('{prefix}', seq), 'A' FROM seq_1_to_{number}")
+        """So many new rows of ``items`` in one transaction, few of them in each event of the log."""
+        self.execute(
+            f"INSERT INTO items (sku, store, name) SELECT concat('{prefix}', seq), 'A', repeat('n', 500) "
+            f"FROM seq_1_to_{number}"
+        )
 
 
 @pytest.fixture(scope="session")

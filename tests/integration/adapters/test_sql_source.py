@@ -390,7 +390,7 @@ async def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
     [
         ("nonsense", "this is no database URL"),
         ("sqlserverish://h/x", "nothing installed knows 'sqlserverish'"),
-        ("mysql+mysqldb://u:pass-word@h/x", "needs the driver 'mysqldb', which is not installed"),
+        ("mysql+mysqldb://u:pass-word@h/x", "needs the driver 'MySQLdb', which is not installed"),
         ("sqlite+aiosqlite:///x", "aiosqlite"),
         ("postgresql+psycopg_async://h/x", "asynchronous"),
     ],
