@@ -99,19 +99,18 @@ class BinlogTable:
         yield from self._read_keys(part, row)
 
     def _read_keys(self, part: CapturedPart, row: BinlogRow) -> Iterator[CapturedChange]:
-        is_time = part.settings.version.kind == "time"
         has_old = row.old is not None and part.key_column in row.old
         has_new = row.new is not None and part.key_column in row.new
         old = self._key_of(part, row.old) if has_old else None
         new = self._key_of(part, row.new) if has_new else old if row.kind == "update" else None
         if old is not None and old != new:
             yield (
-                CapturedChange(part.entity, part.source, old, "delete", None, is_doubted=True, is_time=is_time)
+                CapturedChange(part.entity, part.source, old, "delete", None, is_doubted=True)
                 if part.is_own_table
-                else CapturedChange(part.entity, part.source, old, "create", None, is_time=is_time)
+                else CapturedChange(part.entity, part.source, old, "create", None)
             )
         if new is not None:
-            yield CapturedChange(part.entity, part.source, new, "create", None, is_time=is_time)
+            yield CapturedChange(part.entity, part.source, new, "create", None)
         if not (has_new if row.kind == "insert" else has_old):
             raise UntoldKey(
                 f"a session logged rows without column {part.key_column}, which has the key (binlog_row_image is not "

@@ -36,7 +36,6 @@ class CapturedChange:
         version: None for a delete whose old row does not tell one, and for a change that leads to a read.
         data: The whole part; None for a delete, and where the part is to be read.
         is_doubted: A delete of a row, after which the record may be there all the same: its source is asked.
-        is_time: The part's versions are times.
         is_numbered: The part's versions are the stream's numbers; ``version`` counts for nothing.
     """
 
@@ -48,7 +47,6 @@ class CapturedChange:
     data: Json | None = None
     group: str | None = None
     is_doubted: bool = False
-    is_time: bool = True
     is_numbered: bool = False
 
     @property
@@ -137,15 +135,14 @@ class TableReader:
         return found
 
     def _state(self, part: CapturedPart, key: str, row: Row) -> CapturedChange:
-        is_time = part.settings.version.kind == "time"
         is_whole = self._is_whole and UNCHANGED not in row
         if not is_whole or _count_bytes(row) > self._most_bytes:
-            return CapturedChange(part.entity, part.source, key, "create", self._version_of(part, row), is_time=is_time)
+            return CapturedChange(part.entity, part.source, key, "create", self._version_of(part, row))
         good, bad = sort_out([self._rows[part.entity].part_of(self._load_row(part, row))])
         if bad:
             raise UnusableRow(str(bad[0].problem))
         [read] = good
-        return _change_of(part, read, is_time=is_time)
+        return _change_of(part, read)
 
     def _version_of(self, part: CapturedPart, row: Row) -> int | None:
         """The version of a row that is read; None where the log does not tell it."""
@@ -163,9 +160,7 @@ class TableReader:
         if change.is_old_whole and change.old is not None and UNCHANGED not in change.old:
             read = self._rows[part.entity].part_of(self._load_row(part, change.old))
             version = None if read.problem else read.version
-        return CapturedChange(
-            part.entity, part.source, key, "delete", version, is_time=part.settings.version.kind == "time"
-        )
+        return CapturedChange(part.entity, part.source, key, "delete", version)
 
     def _read_keys(self, part: CapturedPart, change: RowChange) -> list[CapturedChange]:
         """A row names the records that are to be read."""
@@ -175,16 +170,15 @@ class TableReader:
             )
         old = None if change.old is None else self._key_of(part, change.old)
         new = None if change.new is None else self._key_of(part, _fill_unchanged(change.new, change.old))
-        is_time = part.settings.version.kind == "time"
         found = []
         if old is not None and old != new:
             found.append(
-                CapturedChange(part.entity, part.source, old, "delete", None, is_doubted=True, is_time=is_time)
+                CapturedChange(part.entity, part.source, old, "delete", None, is_doubted=True)
                 if part.is_own_table
-                else CapturedChange(part.entity, part.source, old, "create", None, is_time=is_time)
+                else CapturedChange(part.entity, part.source, old, "create", None)
             )
         if new is not None:
-            found.append(CapturedChange(part.entity, part.source, new, "create", None, is_time=is_time))
+            found.append(CapturedChange(part.entity, part.source, new, "create", None))
         return found
 
     def _key_of(self, part: CapturedPart, row: Row) -> str | None:
@@ -236,12 +230,10 @@ class TableReader:
         return Rejected(f"{CONSUMER_PREFIX}{part.source}", reason, json.dumps(body).encode(), "application/json", {})
 
 
-def _change_of(part: CapturedPart, read: PartRead, *, is_time: bool) -> CapturedChange:
+def _change_of(part: CapturedPart, read: PartRead) -> CapturedChange:
     if read.deleted:
-        return CapturedChange(part.entity, part.source, read.key, "delete", read.version, is_time=is_time)
-    return CapturedChange(
-        part.entity, part.source, read.key, "create", read.version, read.data, read.group, is_time=is_time
-    )
+        return CapturedChange(part.entity, part.source, read.key, "delete", read.version)
+    return CapturedChange(part.entity, part.source, read.key, "create", read.version, read.data, read.group)
 
 
 def _count_bytes(row: Row) -> int:

@@ -113,8 +113,8 @@ def build_events(
     state in the next piece of its transaction. ``number``: the stream's before these pieces.
 
     A delete whose old row told no version gets the newest that is known of its record: where that is the archived one,
-    the source is read to settle it. Of a record that is not known, the commit's time would do; it is no version of the
-    source's, but nothing here is compared with it.
+    the source is read to settle it. Of a record that is not known it gets the lowest version: a row that comes again
+    has one of the source's, which may be older than the commit.
     """
     newest = _read_newest_versions(connection, pieces)
     events = []
@@ -125,7 +125,7 @@ def build_events(
             events.append(_build_event(stream_id, piece, change, numbers[id(piece)]))
             continue
         if change.action == "delete":
-            version = _version_of_delete(change, piece, newest.get(change.place))
+            version = max(version or 0, newest.get(change.place, 0))
         elif version is None:
             version = 0
         newest[change.place] = max(version, newest.get(change.place, version))
@@ -144,11 +144,6 @@ def _read_newest_versions(
         for (entity, key), version in read_known_versions(connection, source, records).items():
             newest[entity, source, key] = version
     return newest
-
-
-def _version_of_delete(change: CapturedChange, piece: TransactionPiece, known: int | None) -> int:
-    versions = [version for version in (change.version, known) if version]  # 0 is that of a change that is read
-    return max(versions) if versions else piece.committed_at if change.is_time else 0
 
 
 def _each_change(pieces: Sequence[TransactionPiece]) -> Iterator[tuple[TransactionPiece, CapturedChange]]:

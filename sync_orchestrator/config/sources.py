@@ -411,3 +411,8 @@ class PartSettings(Model):
                 "changes: 'by: log' needs a Postgres whose url begins with postgresql+psycopg://, or a MySQL or "
                 "MariaDB whose url begins with mysql+pymysql:// or mariadb+pymysql://"
             )
+        if self.version.is_numbered and system.has_binlog:
+            raise ValueError(
+                "version: kind 'log' needs a Postgres: the changes of MySQL and MariaDB lead to reads, which a "
+                "version of the source orders; name its column with 'version: {path: updated_at}'"
+            )

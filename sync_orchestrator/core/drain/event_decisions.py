@@ -254,7 +254,8 @@ class EventDecider:
         event = read.event
         if event.action == "delete" and event.source in read.parts and read.parts[event.source] is None:
             is_inferred = event.origin not in ANNOUNCED_ORIGINS
-            gone = Stamp(event.epoch, event.version, read.number, TOMBSTONE_HASH, inferred=is_inferred)
+            version = self._version_of_absence(event, stamps.get((event.key, event.source)))
+            gone = Stamp(event.epoch, version, read.number, TOMBSTONE_HASH, inferred=is_inferred)
             bounds = bounds_of(read.noted.get(event.source))
             return Merge((Change(event.key, event.source, "delete", gone, None, None, event.seq, bounds),))
         archived = stamps.get((event.key, event.source))
@@ -263,6 +264,17 @@ class EventDecider:
         if event.ask_source and _contradicted_seconds(event) >= self.rules.lag:
             return Supersede(event, _NOT_LISTED)
         return self._wait_for_source(event, NOT_THERE)
+
+    def _version_of_absence(self, event: DueEvent, archived: Stamp | None) -> int:
+        """The version of a record that is gone. Where its row only told the key, what is archived is what is gone."""
+        if (
+            archived is None
+            or not event.is_thin
+            or archived.epoch != event.epoch
+            or event.source in self.rules.numbered
+        ):
+            return event.version
+        return max(event.version, archived.version)
 
     def decide_over_cap(self, event: DueEvent) -> Wait:
         """Decides about a deletion that no delete event asked for and that exceeds the cap (rule 22)."""

@@ -416,8 +416,8 @@ def test_a_neighbour_that_writes_without_a_pause_keeps_no_reader_from_its_lease(
 def _always_more(receive: Any) -> Any:
     from sync_orchestrator.capture.port import ReceivedPart
 
-    def receive_content(self: MysqlCaptureLog, wait_seconds: float) -> ReceivedPart:
-        receive(self, wait_seconds)
+    def receive_content(self: MysqlCaptureLog, wait_seconds: float, wake: int | None = None) -> ReceivedPart:
+        receive(self, wait_seconds, wake)
         return ReceivedPart.CONTENT
 
     return receive_content

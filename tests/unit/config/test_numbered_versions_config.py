@@ -72,7 +72,7 @@ def test_a_part_of_kind_log_needs_no_version_of_its_source() -> None:
         ("sources.shop.events", OWN_EVENTS, "sources.shop.events: the changes of item come from the log of shop alone"),
         ("sources.shop.webhook_secrets", [SECRET], "sources.shop.webhook_secrets: the changes of item come from"),
         ("consumers.queue", QUEUE, "consumers.queue.source: the changes of item come from the log of shop alone"),
-        ("sources.shop.url", "mysql+pymysql://127.0.0.1/shop", "'by: log' needs a Postgres"),
+        ("sources.shop.url", "mysql+pymysql://127.0.0.1/shop", "kind 'log' needs a Postgres"),
     ],
 )
 def test_what_does_not_go_with_kind_log_is_refused_with_a_sentence(place: str, value: object, sentence: str) -> None:
