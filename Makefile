@@ -39,6 +39,7 @@ test-postgres: .venv/dev  ## the tests that matter for SQL, on this machine's Po
 
 test-long: .venv/dev  ## more and longer random histories, 1,234 spoiled records under live load, 200 kills of captured streams
 	SYNC_TEST_HISTORIES=2000 SYNC_TEST_STEPS=100 $(BIN)/python -m pytest -m "long or not long" tests/guarantees/test_invariants.py
+	SYNC_TEST_NUMBERED_HISTORIES=1000 $(BIN)/python -m pytest tests/guarantees/test_numbered_histories.py
 	$(BIN)/python -m pytest -m long tests/guarantees/test_validation_under_load.py tests/guarantees/test_capture_kills.py tests/field/test_field_outages.py tests/dagster/test_run_cancellation.py
 
 test-fuzz: .venv/dev  ## 60,000 odd requests and responses against real processes, with a table at the end (under ten minutes)

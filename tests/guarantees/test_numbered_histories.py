@@ -18,7 +18,7 @@ from sync_orchestrator.capture.changes import CapturedChange
 from sync_orchestrator.core import version_guard
 from sync_orchestrator.core.capture import holds
 
-HISTORIES = int(os.environ.get("SYNC_TEST_NUMBERED_HISTORIES", "60"))
+HISTORIES = int(os.environ.get("SYNC_TEST_NUMBERED_HISTORIES", "25"))
 FIRST = int(os.environ.get("SYNC_TEST_FIRST_HISTORY", "0"))
 STEPS = 25
 MOST_HISTORIES = 60
@@ -68,13 +68,14 @@ def merge_reads_at_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def acknowledge_first(patch: pytest.MonkeyPatch) -> None:
-    real = stream_module.OpenStream._record
+    real = stream_module.OpenStream._begin_recording
 
-    def record(self: Any, recorder: Any, batch: Any) -> None:
-        self._log.acknowledge(batch.position)
+    def begin_recording(self: Any, recorder: Any, batch: Any) -> None:
+        if batch.position:
+            self._log.acknowledge(batch.position)
         real(self, recorder, batch)
 
-    patch.setattr(stream_module.OpenStream, "_record", record)
+    patch.setattr(stream_module.OpenStream, "_begin_recording", begin_recording)
 
 
 def record_what_reads_do_not_see(patch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import asyncio
 import os
 import threading
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import Engine, event
 
-from sync_orchestrator.capture import assembly
+from sync_orchestrator.capture import assembly, postgres_log
 from sync_orchestrator.capture import stream as stream_module
+from sync_orchestrator.capture.changes import ChangeReader
 from sync_orchestrator.capture.parts import entities_by_table, list_captured_tables, numbered_entities
 from sync_orchestrator.capture.pgoutput import (
     UNCHANGED,
@@ -39,7 +40,8 @@ from sync_orchestrator.capture.pgoutput import (
     format_lsn,
     parse_lsn,
 )
-from sync_orchestrator.capture.postgres import Keepalive, LogData, VisibleTransactions
+from sync_orchestrator.capture.postgres import Keepalive, VisibleTransactions
+from sync_orchestrator.capture.postgres_log import PostgresCapture, PostgresCaptureLog
 from sync_orchestrator.capture.recording import StreamPosition
 from sync_orchestrator.composition import build_context
 from sync_orchestrator.config import Config
@@ -217,6 +219,9 @@ class ModelDatabase(FakeSource):
             following = self._xid + 1
         return VisibleTransactions(min(running, default=following), following, frozenset(running))
 
+    def sees(self, marks: set[Hashable]) -> bool:
+        return PostgresCapture.sees(self, marks)  # type: ignore[arg-type]
+
     def list_columns(self, relation: int) -> frozenset[str]:
         return frozenset(COLUMNS)
 
@@ -246,7 +251,7 @@ class ModelLog:
     def get_loader(self, type_oid: int) -> Callable[[bytes], object]:
         return bytes.decode
 
-    def receive(self, wait_seconds: float, wake: int | None = None) -> LogData | Keepalive | None:
+    def receive(self, wait_seconds: float, wake: int | None = None) -> bytes | Keepalive | None:
         if self.may_send <= 0:
             return None
         self.may_send -= 1
@@ -260,7 +265,11 @@ class ModelLog:
                 else:
                     self._sent_to = max(self._sent_to, self._database.end)
                     return Keepalive(self._sent_to, False)
-        return LogData(self._ready.popleft())  # type: ignore[arg-type]
+        message: Any = self._ready.popleft()
+        return message  # not decoded, as it is not encoded
+
+    def take_buffered(self) -> bytes | Keepalive | None:
+        return None
 
     def acknowledge(self, position: int, *, wants_reply: bool = False) -> None:
         self._database.confirmed = max(self._database.confirmed, position)
@@ -412,7 +421,9 @@ class NumberedWorld:
         at = StreamPosition("shop", token, 1e6, stream.position, stream.partial, "model")
         self.log = ModelLog(self.source, position)
         source: Any = self.source
-        log: Any = self.log
+        messages: Any = self.log
+        changes = ChangeReader(tables, {"items": RELATION_OID}, self.log.get_loader, self.source.list_columns, 10**6)
+        log = PostgresCaptureLog(source, messages, changes, stream.partial)
         self.reader = stream_module.OpenStream(
             self.engine, self.config, source, log, stream, at, tables, threading.Event()
         )
@@ -429,6 +440,8 @@ class NumberedWorld:
             try:
                 for _ in range(messages + 1):
                     self.reader._read_once(self.recorder, self.listener)  # type: ignore[arg-type]
+                if self.reader._recording is not None:
+                    wait([self.reader._recording.done])
             except ReaderKilled:
                 self.reader = None
 
@@ -525,7 +538,7 @@ def modelled(worlds: list[NumberedWorld]) -> Iterator[None]:
     real_look = holds._look_at_streams
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CrashPoint, "__call__", lambda point: worlds[-1].crash(point))
-        patch.setattr(stream_module, "decode_message", lambda message: message)
+        patch.setattr(postgres_log, "decode_message", lambda message: message)
         patch.setattr(stream_module, "_MEASURE_SECONDS", 1e9)
         patch.setattr(stream_module, "_WAIT_SECONDS", 0)
         patch.setattr(assembly, "PIECE_ROWS", 2)
