@@ -41,8 +41,13 @@ def list_entities(config: Config) -> list[dict[str, str | int]]:
 
 
 def list_notes(config: Config) -> list[str]:
-    """What a configuration leaves out of the comparison: constants that are sent with values of a record."""
-    return [
+    """What is allowed, but should be known: weak signatures, and constants that are not compared."""
+    weak = [
+        f"sources.{name}.signature.algorithm: sha1 is weak. Choose sha256 if the sender offers it."
+        for name, source in config.sources.items()
+        if source.signature is not None and source.signature.algorithm == "sha1"
+    ]
+    return weak + [
         f"entities.{entity}.third_party.{place}: {_quote_names(names)} sent, but not compared, as constants are. "
         f"{_how_to_compare(place, names[0])}"
         for entity, settings in config.entities.items()

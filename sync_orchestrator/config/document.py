@@ -15,7 +15,7 @@ from sync_orchestrator.config.place_marks import line_mark
 from sync_orchestrator.config.routes import RouteSettings
 from sync_orchestrator.config.sources import LogChangeSettings, PartSettings, Source, SqlSourceSettings
 from sync_orchestrator.config.targets import ThirdPartySettings
-from sync_orchestrator.config.types import AllowedHost, Model, Name, Seconds, webhook_key
+from sync_orchestrator.config.types import AllowedHost, Model, Name, Seconds
 
 
 class LimitSettings(Model):
@@ -185,19 +185,22 @@ class Config(Model):
                     yield f"sources.{name}.events.entities.{theirs}: {name} is no part of an entity '{entity}'"
 
     def _find_secret_problems(self) -> Iterator[str]:
-        """Only the body and two headers are signed: nothing else may tell what an event means, or whose it is."""
+        """Only the body and few headers are signed: nothing else may tell what an event means, or whose it is."""
         owners: dict[bytes, str] = {}
         for name, source in self.sources.items():
-            for at, secret in enumerate(source.webhook_secrets):
-                if (first := owners.setdefault(webhook_key(str(secret)), name)) != name:
+            for place, key in source.list_signing_keys():
+                if (first := owners.setdefault(key, name)) != name:
                     yield (
-                        f"sources.{name}.webhook_secrets.{at}: sources.{first} has the same secret, so a signature "
+                        f"sources.{name}.{place}: sources.{first} has the same secret, so a signature "
                         "does not tell which of them sent an event. Give each a secret of its own"
                     )
-            for field in source.events.list_unsigned_fields() if source.webhook_secrets and source.events else ():
+            signed = source.signed_headers
+            for field in source.events.list_unsigned_fields(signed) if signed is not None and source.events else ():
+                how = "webhook_secrets" if source.signature is None else "signature"
                 yield (
-                    f"sources.{name}.events.{field}: looks at headers, and a signature (webhook_secrets) covers "
-                    "only webhook-id and webhook-timestamp. Take the value from the body"
+                    f"sources.{name}.events.{field}: looks at headers, and a signature ({how}) covers "
+                    + (f"only {' and '.join(signed)}" if signed else "none")
+                    + ". Take the value from the body"
                 )
 
     def _find_broker_problems(self) -> Iterator[str]:
