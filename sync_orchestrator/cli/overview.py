@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from sync_orchestrator.config import Config
+from sync_orchestrator.config import Config, Source
 from sync_orchestrator.config.constants import uncompared_constants
+from sync_orchestrator.config.sources import SharedSourceSettings
 
 
 def list_systems(config: Config) -> list[dict[str, str]]:
     """Every source system and third party: what it is and where."""
     sources = [
-        {"system": name, "role": "source", "kind": source.kind, "where": _describe_place(source)}
+        {"system": name, "role": "source", "kind": source.kind, "where": _describe_source_place(source)}
         for name, source in config.sources.items()
     ]
     return sources + [
@@ -47,12 +48,23 @@ def list_notes(config: Config) -> list[str]:
         for name, source in config.sources.items()
         if source.signature is not None and source.signature.algorithm == "sha1"
     ]
-    return weak + [
-        f"entities.{entity}.third_party.{place}: {_quote_names(names)} sent, but not compared, as constants are. "
-        f"{_how_to_compare(place, names[0])}"
-        for entity, settings in config.entities.items()
-        for place, names in uncompared_constants(settings).items()
+    counted = [
+        f"entities.{name}.parts.{part}.count: has to count only what 'only_when' selects, which `check --live` "
+        "compares with the list. Leave it out if it counts other items, too."
+        for name, entity in config.entities.items()
+        for part, settings in entity.parts.items()
+        if settings.only_when is not None and settings.count is not None
     ]
+    return (
+        weak
+        + counted
+        + [
+            f"entities.{entity}.third_party.{place}: {_quote_names(names)} sent, but not compared, as constants are. "
+            f"{_how_to_compare(place, names[0])}"
+            for entity, settings in config.entities.items()
+            for place, names in uncompared_constants(settings).items()
+        ]
+    )
 
 
 def _how_to_compare(place: str, name: str) -> str:
@@ -64,6 +76,10 @@ def _how_to_compare(place: str, name: str) -> str:
 def _quote_names(names: list[str]) -> str:
     quoted = ", ".join(f"'{name}'" for name in names)
     return f"{quoted} {'is' if len(names) == 1 else 'are'}"
+
+
+def _describe_source_place(source: Source) -> str:
+    return f"the third party {source.same_as}" if isinstance(source, SharedSourceSettings) else _describe_place(source)
 
 
 def _describe_place(system: object) -> str:

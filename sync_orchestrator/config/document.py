@@ -11,9 +11,16 @@ from pydantic import Field, model_validator
 
 from sync_orchestrator.config.brokers import ConsumerSettings, OutcomeReceiverSettings
 from sync_orchestrator.config.entities import EntitySettings, RetrySettings
+from sync_orchestrator.config.opposite_flows import find_write_conflicts
 from sync_orchestrator.config.place_marks import line_mark
 from sync_orchestrator.config.routes import RouteSettings
-from sync_orchestrator.config.sources import LogChangeSettings, PartSettings, Source, SqlSourceSettings
+from sync_orchestrator.config.sources import (
+    LogChangeSettings,
+    PartSettings,
+    SharedSourceSettings,
+    Source,
+    SqlSourceSettings,
+)
 from sync_orchestrator.config.targets import ThirdPartySettings
 from sync_orchestrator.config.types import AllowedHost, Model, Name, Seconds
 
@@ -143,6 +150,7 @@ class Config(Model):
     @model_validator(mode="after")
     def _check_consistency(self) -> Config:
         if wrong := [
+            *self._find_shared_system_problems(),
             *self._find_name_problems(),
             *self._find_event_problems(),
             *self._find_secret_problems(),
@@ -150,9 +158,30 @@ class Config(Model):
             *self._find_route_problems(),
             *self._find_timeout_problems(),
             *self._find_capture_problems(),
+            *find_write_conflicts(self.entities, self.sources, self.third_parties),
         ]:
             raise ValueError("\n".join(wrong))
         return self
+
+    def _find_shared_system_problems(self) -> Iterator[str]:
+        """One system has one name, by which the database keeps its rate, breaker, hold-off and epoch."""
+        for name, source in self.sources.items():
+            if not isinstance(source, SharedSourceSettings):
+                continue
+            third_party = self.third_parties.get(source.same_as)
+            if third_party is None:
+                names = ", ".join(self.third_parties)
+                yield f"sources.{name}.same_as: unknown third party '{source.same_as}'; expected one of: {names}"
+            elif name != source.same_as:
+                yield (
+                    f"sources.{name}.same_as: a source that is the same system as a third party has its name: "
+                    f"rename the source to '{source.same_as}', here and in 'parts' and 'owner'"
+                )
+            elif not third_party.base_url:
+                yield (
+                    f"sources.{name}.same_as: the third party '{name}' has no base_url, so there is no client to "
+                    "share. Configure the source with 'adapter'"
+                )
 
     def _find_name_problems(self) -> Iterator[str]:
         for name, entity in self.entities.items():
@@ -268,6 +297,16 @@ class Config(Model):
                     f"sources.{name}.capture.slot: sources.{first} has the same slot of this server, and a slot has "
                     "one reader. Give each a slot of its own"
                 )
+
+    def locate_source_access(self, name: str) -> str:
+        """The place of the settings by which a source system is reached, such as ``sources.shop``."""
+        source = self.sources[name]
+        return f"third_parties.{source.same_as}" if isinstance(source, SharedSourceSettings) else f"sources.{name}"
+
+    def describe_source_access(self, name: str) -> Source | ThirdPartySettings:
+        """The settings by which a source system is reached: its own, or those of the third party that it is."""
+        source = self.sources[name]
+        return self.third_parties[source.same_as] if isinstance(source, SharedSourceSettings) else source
 
     def captured_parts(self, source: str) -> list[tuple[str, PartSettings, LogChangeSettings]]:
         """The parts of a source system whose changes its database's log tells, each with its entity."""
