@@ -157,7 +157,7 @@ def _list_flows(
             place = paths_of(_place_of(target, field))
             for path in paths_of(expression):
                 part = entity.parts.get(path[0])
-                system = None if part is None else _system_of(sources.get(path[0]), third_parties)
+                system = None if part is None else _system_of(path[0], sources, third_parties)
                 if part is None or system is None or len(path) < 2:
                     continue
                 source = _Field(system, _addresses_of_part(part), tuple(path[1:]))
@@ -165,14 +165,12 @@ def _list_flows(
                     yield _Flow(name, field, source, _Field(target.system, there, tuple(written)))
 
 
-def _system_of(source: Source | None, third_parties: Mapping[str, ThirdPartySettings]) -> str | None:
-    """The third party that a source system is, by its own word or by its address; None where it is none."""
+def _system_of(name: str, sources: Mapping[str, Source], third_parties: Mapping[str, ThirdPartySettings]) -> str | None:
+    """The third party that a source system is: by ``same_as``, or an API of the same name; None where it is none."""
+    source = sources.get(name)
     if isinstance(source, SharedSourceSettings):
         return source.same_as
-    if not isinstance(source, RestSourceSettings):
-        return None
-    address = source.base_url.rstrip("/")
-    return next((name for name, system in third_parties.items() if system.base_url.rstrip("/") == address), None)
+    return name if isinstance(source, RestSourceSettings) and name in third_parties else None
 
 
 def _find_loops(flows: list[_Flow]) -> Iterator[str]:

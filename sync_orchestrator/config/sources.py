@@ -121,9 +121,9 @@ class SharedSourceSettings(SourceSettings):
 
 def _find_source_kind(value: object) -> str:
     if not isinstance(value, dict):
-        return "same_as" if isinstance(value, SharedSourceSettings) else str(getattr(value, "kind", "rest"))
+        return "shared" if isinstance(value, SharedSourceSettings) else str(getattr(value, "kind", "rest"))
     if "same_as" in value:
-        return "same_as"
+        return "shared"
     return str(value.get("kind", "class" if "adapter" in value else "rest"))
 
 
@@ -132,7 +132,7 @@ Source = Annotated[
     | Annotated[SqlSourceSettings, Tag("sql")]
     | Annotated[FileSourceSettings, Tag("files")]
     | Annotated[ClassSourceSettings, Tag("class")]
-    | Annotated[SharedSourceSettings, Tag("same_as")],
+    | Annotated[SharedSourceSettings, Tag("shared")],
     Discriminator(_find_source_kind),
 ]
 """A source system, by its ``kind``."""

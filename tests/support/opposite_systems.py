@@ -58,7 +58,7 @@ class System:
         self.calls[f"{request.method} /{request.url.path.split('/')[1]}"] += 1
         self.arrivals.append(time.monotonic())
         if self.is_down:
-            return JSONResponse({"error": "down"}, 503)
+            return JSONResponse({"error": "down"}, 500)
         if self.refusals:
             return self.refusals.pop(0)
         body = await request.body()
@@ -107,6 +107,7 @@ class Platform(System):
                 return show(self.orders.get(number))
             case ["products"]:
                 rows = [row for row in self.products.values() if row["store"] == query["store"]]
+                rows = [row for row in rows if query.get("sku") in (None, row["sku"])]
                 return JSONResponse({"products": rows})
             case ["receipts"]:
                 return JSONResponse(
@@ -199,6 +200,9 @@ class Erp(System):
                 rows = [row for row in self.receipts.values() if query.get("warehouse") in (None, row["warehouse"])]
                 rows = [row for row in rows if row["changed"] >= int(query.get("changed_since", 0))]
                 return JSONResponse({"receipts": rows})
+            case ["item-count"]:
+                rows = [row for row in self.items.values() if row["warehouse"] == query["warehouse"] and row["sku"]]
+                return JSONResponse({"count": len(rows)})
             case ["items"]:
                 rows = [row for row in self.items.values() if query.get("warehouse") in (None, row["warehouse"])]
                 rows = [row for row in rows if query.get("sku") in (None, row["sku"])]
