@@ -48,7 +48,7 @@ class Rows:
             if self._only is not None and not self._only.holds(row):
                 return self._pass_over(row, named)
         except NoTruth as error:
-            return build_unusable_part("", f"only_when: {error}", place)
+            return build_unusable_part(self._pass_over(row, named).key, f"only_when: {error}", place)
         try:
             key = canonical_name(self._key.search(named))
             if key is None:

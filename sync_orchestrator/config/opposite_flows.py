@@ -112,7 +112,7 @@ def _constant_params(call: ListCallSettings | None) -> dict[str, str]:
 
 
 def _overwrites_records(target: TargetSettings) -> bool:
-    calls = [target.update, target.bulk_update and target.bulk_update.request]
+    calls = [target.update, None if target.bulk_update is None else target.bulk_update.request]
     return any(call is not None and call.method == "PUT" for call in calls)
 
 

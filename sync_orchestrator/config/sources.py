@@ -110,11 +110,12 @@ class SharedSourceSettings(SourceSettings):
     @model_validator(mode="before")
     @classmethod
     def _refuse_shared_settings(cls, value: object) -> object:
-        decided = [*HttpSettings.model_fields, "rate", "in_flight_window", "breaker"]
-        for name in decided if isinstance(value, dict) else ():
+        if not isinstance(value, dict):
+            return value
+        for name in (*HttpSettings.model_fields, "rate", "in_flight_window", "breaker"):
             if name in value:
                 raise ValueError(f"{name}: the third party '{value.get('same_as')}' decides it: leave it out here")
-        if isinstance(value, dict) and ("adapter" in value or value.get("kind", "rest") != "rest"):
+        if "adapter" in value or value.get("kind", "rest") != "rest":
             raise ValueError("same_as: is for sources of kind rest: leave out 'kind' and 'adapter'")
         return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -337,17 +338,15 @@ class TargetSettings(Model):
         if self.creates == "never" and self.ids == "theirs" and self.lookup is None:
             raise ValueError("creates: 'never' needs 'lookup' where the third party gives the ids: it finds the record")
 
-    def _rules_of_updates(self) -> list[tuple[str, list[OutcomeRule]]]:
+    def _rules_of_updates(self) -> Iterator[tuple[str, Outcomes]]:
         """The outcomes of calls that may mean ``remake``, each with its place."""
-        found = [] if self.update is None else [("update.outcomes", self.update.outcomes)]
-        for number, call in enumerate(self.update.then if self.update is not None else ()):
-            found.append((f"update.then[{number}].outcomes", call.outcomes))
+        if self.update is not None:
+            yield "update.outcomes", self.update.outcomes
+            for number, call in enumerate(self.update.then):
+                yield f"update.then[{number}].outcomes", call.outcomes
         if self.bulk_update is not None:
-            found += [
-                ("bulk_update.request.outcomes", self.bulk_update.request.outcomes),
-                ("bulk_update.outcomes", self.bulk_update.outcomes),
-            ]
-        return found
+            yield "bulk_update.request.outcomes", self.bulk_update.request.outcomes
+            yield "bulk_update.outcomes", self.bulk_update.outcomes
 
     def collect_bulk_calls(self) -> dict[str, BulkCallSettings]:
         """The calls of many records, by the name of their field."""

@@ -243,7 +243,7 @@ class RestSource:
             if self._only is not None and not self._only.holds(item):
                 return self._pass_over(item)
         except NoTruth as error:
-            return self._build_unusable_part("", "only_when", str(error))
+            return self._build_unusable_part(self._pass_over(item).key, "only_when", str(error))
         key = self._key_of(item)
         try:
             version = version_of(

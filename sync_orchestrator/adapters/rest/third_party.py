@@ -186,7 +186,7 @@ def capabilities_of(target: TargetSettings) -> Capabilities:
         can_delete=target.deletes == "allowed",
         update_creates=any(
             call.method != "PATCH"
-            for call in (target.update, target.bulk_update and target.bulk_update.request)
+            for call in (target.update, None if target.bulk_update is None else target.bulk_update.request)
             if call is not None
         ),
         has_linked_calls=target.update is not None and bool(target.update.then),

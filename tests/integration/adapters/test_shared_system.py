@@ -104,7 +104,7 @@ async def test_an_open_breaker_stops_reads_too_until_a_push_succeeds(story: Stor
         assert stopped.value.kind is Failure.THROTTLED
     for listing in (source.pages("A"), source.keys("A"), source.changes(0)):
         with pytest.raises(CallFailed, match="the circuit breaker of erp is open"):
-            await anext(listing)  # type: ignore[call-overload]
+            await anext(listing)
     assert len(story.erp.arrivals) == calls, "nothing was called"
 
     story.erp.is_down = False
