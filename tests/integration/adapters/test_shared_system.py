@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 
 from sync_orchestrator.assets.lineage import external_assets, source_key
 from sync_orchestrator.cli import overview
+from sync_orchestrator.config import Config
 from sync_orchestrator.conformance.live_check import check_live
 from sync_orchestrator.core.operations.status import collect_status
 from sync_orchestrator.core.systems import shared_system
@@ -150,6 +151,16 @@ async def test_it_is_one_system_in_status_and_two_roles_in_check(story: Story) -
     rows = {(row["system"], row["role"]): row["where"] for row in overview.list_systems(story.config)}
     assert rows["erp", "source"] == "the third party erp"
     assert rows["erp", "third party"] == story.erp.url
+
+
+async def test_one_name_without_same_as_is_noted(story: Story) -> None:
+    assert not any("has the same name" in note for note in overview.list_notes(story.config))
+    document = {
+        **story.document,
+        "sources": {**story.document["sources"], "platform": {"base_url": story.platform.url}},
+    }
+    (note,) = [note for note in overview.list_notes(Config.model_validate(document)) if "has the same name" in note]
+    assert note.startswith("sources.platform: third_parties.platform has the same name")
 
 
 async def test_check_live_logs_in_once_and_passes(story: Story) -> None:
