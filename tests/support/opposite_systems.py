@@ -21,6 +21,7 @@ from sync_orchestrator.config import parse_config
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
+from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.intake.polling import poll
 from sync_orchestrator.core.validation.validate import validate
 from sync_orchestrator.core.validation.verdict import GroupValidation
@@ -257,9 +258,10 @@ class Story:
         self.platform.server.stop()
         self.erp.server.stop()
 
-    async def sync(self, entity: str) -> None:
-        """A full sync."""
-        await full_sync(self.context, self.context.entities[entity], "A", patience=5)
+    async def sync(self, entity: str) -> StepReport:
+        """A full sync; returns what its second half came to."""
+        _, stepped = await full_sync(self.context, self.context.entities[entity], "A", patience=5)
+        return stepped
 
     async def poll(self, entity: str, part: str) -> None:
         """One poll, and what follows from it."""

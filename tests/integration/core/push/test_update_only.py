@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from sync_orchestrator.conformance import run_conformance
 from sync_orchestrator.core.full_sync.plan import plan_group
+from sync_orchestrator.core.full_sync.progress import group_left_over
 from sync_orchestrator.core.operations.maintenance import alert_stuck_waiting
 from sync_orchestrator.core.push.absent_records import ABSENT
 
@@ -56,7 +57,10 @@ async def test_a_record_that_is_not_there_waits_and_is_updated_once_it_is(story:
 
 
 async def test_a_full_sync_is_not_held_up_and_tries_again(story: Story) -> None:
-    await story.sync("stock")
+    stepped = await story.sync("stock")
+    assert (stepped.open, stepped.acknowledged) == (0, 1)
+    with story.engine.begin() as connection:
+        assert group_left_over(connection, story.context.entities["stock"], "A") is None
     story.platform.offer("A-2", "a chair")
     await story.sync("stock")
     assert story.platform.products["A-2"]["stock"] == 7
