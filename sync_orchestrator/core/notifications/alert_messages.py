@@ -26,7 +26,8 @@ ACTIONS = {
     "otherwise: with `ask`, launch the job `repair`. It does not fix what is persistent: the "
     "third party rounds or changes that value, so adapt the mapping.",
     "version_in_future": "A source's clock is wrong, or the version is: fix it there, then `records refresh`.",
-    "stuck_waiting": "What these belong to or refer to never came: full-sync its group, or make it at the third party.",
+    "stuck_waiting": "What these belong to or refer to never came: full-sync its group, or make it at the third party. "
+    "Records that only others make there (`creates: never`) are updated once they are there.",
     "source_behind": "The source does not show what it announced: it lags, was restored, or answers wrongly; or its "
     "events have a version, such as the time of sending, that its records never have. Look at "
     "the source. When it shows the records, the changes go on by themselves; a full sync takes over "
