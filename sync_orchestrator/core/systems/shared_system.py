@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.ports import OpenTransactions, PartRead, SourceSystem, Ungrouped
+from sync_orchestrator.core.ports import SourceSystem
+from sync_orchestrator.core.source_wrapper import SourceWrapper
 from sync_orchestrator.core.systems.breaker import read_system
 from sync_orchestrator.errors import CallFailed, Failure
 
@@ -19,94 +18,23 @@ if TYPE_CHECKING:
 _LOOK_AGAIN_SECONDS = 1.0
 
 
-class SharedSystemSource:
+class SharedSystemSource(SourceWrapper):
     """A source system whose reads wait for the circuit breaker of the third party that it is.
 
-    Implements ``core.ports.SourceSystem``. Rate, login, hold-off and limits of calls are those of the client that
+    Rate, login, hold-off and limits of calls are those of the client that
     both use. A read while the breaker is open fails as THROTTLED, which spends no attempt. Pushes probe the third
     party. Where none has done so for a while, since there is nothing to push, reads go on: they do not wait for ever.
     """
 
     def __init__(self, inner: SourceSystem, engine: Engine, system: str, probe_cap_seconds: float) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self._engine = engine
         self._system = system
         self._unprobed_seconds = 2 * probe_cap_seconds
         self._look_at = 0.0
         self._open_for: float | None = None
 
-    @property
-    def keyset_listing(self) -> bool:
-        return self.inner.keyset_listing
-
-    @property
-    def can_read(self) -> bool:
-        return self.inner.can_read
-
-    @property
-    def can_poll(self) -> bool:
-        return self.inner.can_poll
-
-    @property
-    def can_list_keys(self) -> bool:
-        return self.inner.can_list_keys
-
-    @property
-    def read_many_size(self) -> int:
-        return self.inner.read_many_size
-
-    @property
-    def confirms_absence(self) -> bool:
-        return self.inner.confirms_absence
-
-    async def read(self, key: str) -> PartRead | None:
-        await self._check_breaker()
-        return await self.inner.read(key)
-
-    async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
-        await self._check_breaker()
-        return await self.inner.read_many(keys)
-
-    async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
-        await self._check_breaker()
-        async with aclosing(self.inner.pages(group, after)) as pages:  # type: ignore[type-var]
-            async for page in pages:
-                yield page
-                await self._check_breaker()
-
-    async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
-        await self._check_breaker()
-        async with aclosing(self.inner.keys(group)) as pages:  # type: ignore[type-var]
-            async for rows in pages:
-                yield rows
-                await self._check_breaker()
-
-    async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
-        await self._check_breaker()
-        async with aclosing(self.inner.changes(since)) as pages:  # type: ignore[type-var]
-            async for rows in pages:
-                yield rows
-                await self._check_breaker()
-
-    async def open_transactions(self) -> OpenTransactions | None:
-        return await self.inner.open_transactions()
-
-    async def count(self, group: str) -> int | None:
-        await self._check_breaker()
-        return await self.inner.count(group)
-
-    async def groups(self) -> list[str] | None:
-        await self._check_breaker()
-        return await self.inner.groups()
-
-    async def ungrouped(self) -> Ungrouped | None:
-        await self._check_breaker()
-        return await self.inner.ungrouped()
-
-    async def close(self) -> None:
-        await self.inner.close()
-
-    async def _check_breaker(self) -> None:
+    async def prepare_call(self) -> None:
         """Raises CallFailed (THROTTLED) while the breaker is open; looks at the database once a second at most."""
         now = time.monotonic()
         if now >= self._look_at:
