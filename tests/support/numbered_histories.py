@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from fakes import FakeSource, FakeThirdParty
@@ -265,8 +265,8 @@ class ModelLog:
                 else:
                     self._sent_to = max(self._sent_to, self._database.end)
                     return Keepalive(self._sent_to, False)
-        message: Any = self._ready.popleft()
-        return message  # not decoded, as it is not encoded
+        message = self._ready.popleft()
+        return cast("bytes", message)  # not decoded, as it is not encoded
 
     def take_buffered(self) -> bytes | Keepalive | None:
         return None
