@@ -145,10 +145,11 @@ def _check_table(
     quoted = f"{quote_name(row.schema)}.{quote_name(row.name)}"
     entry = published.get((row.schema, row.name))
     if entry is None:
-        found.problems.append(
-            f"table {table.name} is not in the publication"
-            + (": its partitions are, under their own names" if publication is not None and row.kind == "p" else "")
-        )
+        if publication is not None:
+            found.problems.append(
+                f"table {table.name} is not in the publication"
+                + (": its partitions are, under their own names" if row.kind == "p" else "")
+            )
         missing.append(quoted)
         if publication is not None and row.kind == "p" and not publication["pubviaroot"]:
             name = quote_name(publication["pubname"])

@@ -44,8 +44,9 @@ ACTIONS = {
     "poll_failing": "See that the source is up and lets us in: until it answers, its changes are not known here.",
     "rejected": "Read why (`sync-orchestrator rejected list`), fix the mapping or the sender, then retry or discard.",
     "consumer_down": "See that the broker is up, and the queue and the login are right: changes wait there until then.",
-    "capture_down": "Nothing is lost: the source keeps its log. Run `sync-orchestrator capture prepare` for what it "
-    "lacks; see that `sync-orchestrator capture` runs and that the source answers.",
+    "capture_down": "The source keeps its log meanwhile. See that the source answers and that `sync-orchestrator "
+    "capture` runs. `sync-orchestrator capture prepare` prints the SQL for what the source lacks. A publication that "
+    "was dropped has to be made again, and full syncs are needed after that.",
     "capture_behind": "Look at the source for a transaction that is open for long, and at this database for its load.",
     "capture_lost": "Run full syncs of the entities that are named: until then nobody knows whether they are in sync. "
     "Where the source was restored from a backup, begin a new epoch first (`sync-orchestrator epoch SOURCE`).",
