@@ -179,6 +179,8 @@ class TableReader:
             found.append(self._deletion(part, old_key, change))
         if new_key is not None:
             is_arrival = change.kind == "insert" or (old_key is not None and old_key != new_key)
+            if part.is_owner and not is_arrival:
+                self._require_group(part, new)
             found.append(replace(self._state(part, new_key, new), is_arrival=is_arrival))
         return found
 
@@ -191,6 +193,14 @@ class TableReader:
             raise UnusableRow(str(bad[0].problem))
         [read] = good
         return _change_of(part, read)
+
+    def _require_group(self, part: CapturedPart, row: Row) -> None:
+        """No full sync lists a row without a group, so its record cannot stay in the group that it was in."""
+        column = part.settings.group
+        if column in self._places and row[self._places[column]] is None:
+            raise UnusableRow(
+                f"the row has no business group at '{column}' any more: full syncs do not list it, and delete its record"
+            )
 
     def _version_of(self, part: CapturedPart, row: Row) -> int | None:
         """The version of a row that is read; None where the log does not tell it."""
@@ -217,7 +227,11 @@ class TableReader:
                 f"table {self.table.name} has no column {part.key_column} any more, which has the key of {part.entity}"
             )
         old = None if change.old is None else self._key_of(part, change.old)
-        new = None if change.new is None else self._key_of(part, _fill_unchanged(change.new, change.old, is_whole=change.is_old_whole))
+        new = (
+            None
+            if change.new is None
+            else self._key_of(part, _fill_unchanged(change.new, change.old, is_whole=change.is_old_whole))
+        )
         found = []
         if old is not None and old != new:
             found.append(
