@@ -136,8 +136,8 @@ class TableReader:
         if not unlogged:
             return None
         return (
-            f"a row of {self.table.name} was changed or deleted while {', '.join(unlogged)}, which has the key, was not "
-            "in the replica identity: the log does not say whose row it was"
+            f"a row of {self.table.name} was changed or deleted while {', '.join(unlogged)}, which has the key, was "
+            "not in the replica identity: the log does not say whose row it was"
         )
 
     def _find_empty_keys(self, change: RowChange) -> list[str]:
@@ -199,7 +199,8 @@ class TableReader:
         column = part.settings.group
         if column in self._places and row[self._places[column]] is None:
             raise UnusableRow(
-                f"the row has no business group at '{column}' any more: full syncs do not list it, and delete its record"
+                f"the row has no business group at '{column}' any more: full syncs do not list it, and delete its "
+                "record"
             )
 
     def _version_of(self, part: CapturedPart, row: Row) -> int | None:

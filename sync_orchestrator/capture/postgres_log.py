@@ -23,7 +23,7 @@ from sync_orchestrator.capture.pgoutput import (
 )
 from sync_orchestrator.capture.port import ReceivedPart
 from sync_orchestrator.capture.postgres import Keepalive, PostgresLog, PostgresSource, find_loss
-from sync_orchestrator.capture.preparation import SourcePreparation, inspect_source
+from sync_orchestrator.capture.preparation import SourcePreparation, inspect_reading, inspect_source
 from sync_orchestrator.core.capture.streams import CaptureStream
 from sync_orchestrator.core.capture.table_marks import read_table_identity
 from sync_orchestrator.errors import LogDown, LogLost, NotPrepared
@@ -123,7 +123,10 @@ class PostgresCapture(PostgresSource):
     def inspect(self, tables: Sequence[CapturedTable]) -> SourcePreparation:
         """Looks at catalogs only."""
         with self.connect() as connection:
-            return inspect_source(connection, self.capture, tables)
+            found = inspect_source(connection, self.capture, tables)
+        with self.connect(reading=True) as connection:
+            inspect_reading(connection, tables, found)
+        return found
 
     def try_replication(self) -> None:
         """Opens a connection that speaks the replication protocol."""

@@ -12,7 +12,13 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from sync_orchestrator.capture.parts import CapturedTable
-from sync_orchestrator.capture.table_shapes import StoredRelation, list_relations, read_shape
+from sync_orchestrator.capture.table_shapes import (
+    StoredRelation,
+    describe_uses,
+    find_hidden_rows,
+    list_relations,
+    read_shape,
+)
 from sync_orchestrator.config.sources import CaptureSettings
 from sync_orchestrator.core.capture.table_marks import build_mark
 
@@ -51,6 +57,7 @@ class SourcePreparation:
         statements: The SQL that ends the problems, for an operator of the source.
         oids: The captured tables that are there and published, by name as configured.
         marks: By the names of these tables, what they are known by (``core/capture/table_marks.py``).
+        schemas: The schemas in which they are, by name as configured.
         publication: What the publication is known by; empty where there is none.
     """
 
@@ -59,6 +66,7 @@ class SourcePreparation:
     statements: list[str] = field(default_factory=list)
     oids: dict[str, int] = field(default_factory=dict)
     marks: dict[str, str] = field(default_factory=dict)
+    schemas: dict[str, str] = field(default_factory=dict)
     publication: str = ""
 
     @property
@@ -110,6 +118,22 @@ def inspect_source(
     _check_children(connection, found)
     _add_tables(publication, capture, missing, found)
     return found
+
+
+def inspect_reading(connection: Connection, tables: Sequence[CapturedTable], found: SourcePreparation) -> None:
+    """Adds the problems of tables whose rows are read otherwise than the log tells them.
+
+    Args:
+        connection: A connection as records are read.
+        tables: The captured tables.
+        found: What was found of them.
+    """
+    for table in tables:
+        if table.name not in found.oids:
+            continue
+        if (problem := find_hidden_rows(connection, table, found.schemas[table.name])) is not None:
+            del found.oids[table.name]
+            found.problems.append(problem)
 
 
 def _read_publication(connection: Connection, name: str) -> _Publication | None:
@@ -193,8 +217,10 @@ def _check_table(
         )
     else:
         found.oids[table.name] = int(row.oid)
+        found.schemas[table.name] = row.schema
+        uses = describe_uses(table)
         membership, shape = publication.name_membership(row), read_shape(connection, row.oid, relations)
-        found.marks[table.name] = build_mark(str(row.oid), membership, publication.row["state"], shape)
+        found.marks[table.name] = build_mark(str(row.oid), membership, publication.row["state"], shape, uses)
     gone = sorted(set(table.key_columns) - set(row.columns))
     if gone:
         found.problems.append(

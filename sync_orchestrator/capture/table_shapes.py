@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
+
+from sync_orchestrator.capture.parts import CapturedTable
 
 MAX_COMMANDS_OF_CREATION = 3
 """CREATE TABLE … PARTITION OF makes the partition and attaches it within this number of commands of a transaction."""
@@ -45,6 +48,11 @@ SELECT a.attnum AS number, a.attname AS name, a.atttypid AS type, a.atttypmod AS
     CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END AS generated
 FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+"""
+_SEEN = """
+SELECT n.nspname AS schema, row_security_active(c.oid) AS is_filtered, current_user AS role
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = :name AND CASE WHEN :schema = '' THEN pg_table_is_visible(c.oid) ELSE n.nspname = :schema END
 """
 
 
@@ -100,11 +108,17 @@ def read_shape(connection: Connection, oid: int, relations: Iterable[StoredRelat
     return [*_describe_columns(columns), *_describe_relations(relations)]
 
 
-def _describe_columns(columns: Iterable[object]) -> Iterator[tuple[str, bool]]:
+def describe_uses(table: CapturedTable) -> dict[str, str]:
+    """Returns by entity, both in a short form, how its key and business group are taken from a table's rows."""
+    return {
+        _shorten(part.entity): _shorten(part.key_column, part.is_row, part.settings.key, part.settings.group)
+        for part in table.parts
+    }
+
+
+def _describe_columns(columns: Iterable[Row[Any]]) -> Iterator[tuple[str, bool]]:
     for row in columns:
-        number, name, kind, modifier, missing, generated = row  # type: ignore[misc]
-        is_harmless = missing is None and generated is None
-        yield _shorten("column", number, name, kind, modifier, missing, generated), is_harmless
+        yield _shorten("column", *row), row.missing is None and row.generated is None
 
 
 def _describe_relations(relations: Iterable[StoredRelation]) -> Iterator[tuple[str, bool]]:
@@ -114,3 +128,27 @@ def _describe_relations(relations: Iterable[StoredRelation]) -> Iterator[tuple[s
 
 def _shorten(*parts: object) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=5).hexdigest()
+
+
+def find_hidden_rows(connection: Connection, table: CapturedTable, schema: str) -> str | None:
+    """Why reads of records do not show what the log tells of a table, in a sentence; None where they do.
+
+    Args:
+        connection: A connection as records are read.
+        table: The table.
+        schema: The schema in which the user of the stream finds it.
+    """
+    row = connection.execute(text(_SEEN), {"schema": table.schema, "name": table.relation}).one_or_none()
+    if row is None:
+        return f"there is no table {table.name} for the user who reads records"
+    if row.schema != schema:
+        return (
+            f"table {table.name} is in schema {row.schema} for the user who reads records, and in {schema} for the one "
+            "who captures changes, by their search_path: name it with its schema"
+        )
+    if row.is_filtered:
+        return (
+            f"row level security hides rows of table {table.name} from role {row.role}, which reads records; the log "
+            "has the changes of all rows. Give the role BYPASSRLS"
+        )
+    return None

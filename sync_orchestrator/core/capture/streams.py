@@ -37,6 +37,7 @@ class CaptureStream:
         number: Pieces of transactions so far that brought changes. It never goes back.
         tables: The tables that are captured, each with what it is known by in its database.
         numbered: The entities whose versions are the stream's numbers.
+        entities: The entities that its tables tell of.
     """
 
     name: str
@@ -46,11 +47,14 @@ class CaptureStream:
     number: int
     tables: Mapping[str, str]
     numbered: Sequence[str] = ()
+    entities: Sequence[str] = ()
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> CaptureStream:
         """Makes one from a row of the database."""
-        return cls(row.name, row.identity, row.position, row.partial, row.number, row.tables, row.numbered)
+        return cls(
+            row.name, row.identity, row.position, row.partial, row.number, row.tables, row.numbered, row.entities
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +186,7 @@ def open_stream(
         if (difference := _describe_table(table, known.get(table), stream.tables.get(table))) is not None
     }
     new = sorted(differences)
+    added = sorted(set(entities) - set(() if before is None else before.entities))
     numbered_since = sorted(set(stream.numbered) - set(() if before is None else before.numbered))
     if not run(
         connection,
@@ -194,11 +199,14 @@ def open_stream(
         tables=to_jsonb(dict(stream.tables)),
         entities=entities,
         lost=lost,
-        anew=bool(new) or lost is not None or before is None or before.position != stream.position,
+        anew=bool(new or added) or lost is not None or before is None or before.position != stream.position,
         numbered=sorted(stream.numbered),
         floor=_read_newest_version(connection, stream.name, numbered_since) if numbered_since else 0,
     ):
         return False
+    mark_groups_unproven(
+        connection, added, f"source {stream.name}: changes of {', '.join(added)} are captured only since then"
+    )
     unproven = sorted({entity for table in new for entity in entities_by_table[table]})
     altered = {table: differences[table] for table in new if table in known and table in stream.tables}
     reason = lost or "; ".join(altered.values()) or f"changes of {', '.join(new)} are captured only since then"

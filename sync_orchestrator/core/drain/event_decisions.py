@@ -241,10 +241,10 @@ class EventDecider:
         if read.is_absent:
             return self.decide_absent(read, stamps)
         own = shown.get(event.source)
-        if own is not None and own.version < event.version and event.source not in self.rules.numbered:
-            # A captured delete is visible before it is recorded: a row that the source shows came after it.
-            if not (event.origin == CAPTURE_ORIGIN and event.action == "delete"):
-                return self._decide_behind(event)
+        # A captured delete is visible before it is recorded: a row that the source shows came after it.
+        is_after = event.source in self.rules.numbered or (event.origin, event.action) == (CAPTURE_ORIGIN, "delete")
+        if own is not None and own.version < event.version and not is_after:
+            return self._decide_behind(event)
         told = () if own is not None else (self._change_of_event(event),)
         return Merge((*told, *(_change_of_part(read, part, found, of_event=True) for part, found in shown.items())))
 

@@ -22,6 +22,7 @@ from captured_sources import (
 )
 from captured_sources import _quick as _quick
 from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
 
 from sync_orchestrator.config import Config
 
@@ -414,3 +415,86 @@ def test_a_column_that_came_without_a_loss_and_is_renamed_later_is_said(
         assert list_unproven(engine) == []
         wheel_source.execute("ALTER TABLE items RENAME COLUMN more TO other")
         eventually(lambda: list_unproven(engine), "groups that are not validated")
+
+
+def configure_anew(config: Config, **part: Any) -> Config:
+    document = config.model_dump(mode="json", exclude_unset=True)
+    document["entities"]["item"]["parts"]["shop"].update(part)
+    return Config.model_validate(document)
+
+
+@pytest.mark.parametrize("changed", [{"key": "other"}, {"group": "name"}], ids=["key", "group"])
+def test_another_key_or_group_is_said(
+    changed: dict[str, str], wheel_source: CapturedSource, engine: Engine, assemble: Assemble
+) -> None:
+    case = Case(
+        "", [], table=PLAIN.replace("sku text PRIMARY KEY", "sku text") + "; ALTER TABLE items REPLICA IDENTITY FULL"
+    )
+    config, _ = prepare(wheel_source, engine, assemble, case)
+    begun(engine, config, wheel_source)
+    assert list_unproven(engine) == []
+    begun(engine, configure_anew(config, **changed), wheel_source)
+    assert "is configured in another way" in list_unproven(engine)[0]
+
+
+def test_an_entity_that_is_added_to_a_captured_table_is_not_validated(
+    wheel_source: CapturedSource, engine: Engine, assemble: Assemble
+) -> None:
+    config, _ = prepare(wheel_source, engine, assemble, Case("", []))
+    query(
+        engine,
+        "INSERT INTO sync.groups (entity, group_key, first_completed_at) VALUES ('second', 'A', sync.clock())",
+    )
+    begun(engine, config, wheel_source)
+    document = config.model_dump(mode="json", exclude_unset=True)
+    document["entities"]["second"] = document["entities"]["item"]
+    begun(engine, Config.model_validate(document), wheel_source)
+    unproven = query(engine, "SELECT entity FROM sync.groups WHERE unproven_since IS NOT NULL")
+    assert [row.entity for row in unproven] == ["second"]
+
+
+def test_rows_that_are_hidden_from_reads_are_said(
+    wheel_source: CapturedSource, engine: Engine, assemble: Assemble
+) -> None:
+    wheel_source.execute(PLAIN)
+    wheel_source.execute(PUBLISHED)
+    role = f"reader_{wheel_source.database}"
+    wheel_source.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'reader'; GRANT SELECT ON items TO {role}")
+    try:
+        config = read_as(captured_config(wheel_source, capture={"url": wheel_source.url}), role)
+        begun(engine, config, wheel_source)
+        wheel_source.execute(
+            "ALTER TABLE items ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON items USING (store = 'A')"
+        )
+        with reading(engine, config):
+            eventually(lambda: open_alerts(engine, "capture_down"), "the alert")
+        assert "row level security hides rows of table items" in list_said(engine)[0]
+    finally:
+        wheel_source.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_table_that_reads_find_in_another_schema_is_said(
+    wheel_source: CapturedSource, engine: Engine, assemble: Assemble
+) -> None:
+    wheel_source.execute(PLAIN)
+    wheel_source.execute(PUBLISHED)
+    role = f"reader_{wheel_source.database}"
+    wheel_source.execute(
+        f"CREATE SCHEMA {role}; CREATE TABLE {role}.items (LIKE public.items); "
+        f"CREATE ROLE {role} LOGIN PASSWORD 'reader'; GRANT ALL ON SCHEMA {role} TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA {role} TO {role}"
+    )
+    try:
+        config = read_as(captured_config(wheel_source, capture={"url": wheel_source.url}), role)
+        with reading(engine, config):
+            eventually(lambda: open_alerts(engine, "capture_down"), "the alert")
+        assert f"table items is in schema {role} for the user who reads records" in list_said(engine)[0]
+    finally:
+        wheel_source.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def read_as(config: Config, role: str) -> Config:
+    """The same, where records are read as another role than the one that captures."""
+    document = config.model_dump(mode="json", exclude_unset=True)
+    url = make_url(document["sources"]["shop"]["url"]).set(username=role, password="reader")
+    document["sources"]["shop"]["url"] = url.render_as_string(hide_password=False)
+    return Config.model_validate(document)
