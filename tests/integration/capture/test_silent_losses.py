@@ -481,7 +481,8 @@ def test_a_table_that_reads_find_in_another_schema_is_said(
     role = f"reader_{wheel_source.database}"
     wheel_source.execute(
         f"CREATE SCHEMA {role}; CREATE TABLE {role}.items (LIKE public.items); "
-        f"CREATE ROLE {role} LOGIN PASSWORD 'reader'; GRANT ALL ON SCHEMA {role} TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA {role} TO {role}"
+        f"CREATE ROLE {role} LOGIN PASSWORD 'reader'; GRANT ALL ON SCHEMA {role} TO {role}; "
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA {role} TO {role}"
     )
     try:
         config = read_as(captured_config(wheel_source, capture={"url": wheel_source.url}), role)
