@@ -37,6 +37,7 @@ class CapturedChange:
         data: The whole part; None for a delete, and where the part is to be read.
         is_doubted: A delete of a row, after which the record may be there all the same: its source is asked.
         is_numbered: The part's versions are the stream's numbers; ``version`` counts for nothing.
+        is_arrival: A row came under this key, whose version may be older than that of a row that had it before.
     """
 
     entity: str
@@ -48,6 +49,7 @@ class CapturedChange:
     group: str | None = None
     is_doubted: bool = False
     is_numbered: bool = False
+    is_arrival: bool = False
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -73,7 +75,17 @@ def combine(earlier: CapturedChange | None, later: CapturedChange) -> CapturedCh
         return earlier
     if later.action == "delete" and later.version is None:
         return replace(later, version=earlier.version)
+    if earlier.is_arrival and later.action != "delete":
+        return replace(later, is_arrival=True)
     return later
+
+
+@dataclass(frozen=True, slots=True)
+class PresentTable:
+    """A table as it is now: its columns, none where it is gone, and whether partitions have its rows."""
+
+    columns: frozenset[str]
+    is_partitioned: bool = False
 
 
 class UnusableRow(Exception):
@@ -90,9 +102,23 @@ class TableReader:
         get_loader: Callable[[int], Load],
         present_columns: frozenset[str],
         most_bytes: int,
+        *,
+        is_partitioned: bool = False,
     ) -> None:
-        """``present_columns``: those that the table has now. ``most_bytes``: larger rows are read, not taken along."""
+        """Prepares to read rows.
+
+        Args:
+            table: The table.
+            relation: It as the log describes it.
+            get_loader: By type, what makes a value.
+            present_columns: The columns that the table has now.
+            most_bytes: Larger rows are read, not taken along.
+            is_partitioned: Its partitions say for themselves what the log has of an old row, whatever it says itself.
+        """
         self.table = table
+        self._is_partitioned = is_partitioned
+        logged = {column.name for column in relation.columns if column.is_key}
+        self._unlogged_keys = sorted(set(table.key_columns) - logged)
         self._relation = relation
         self._names = [column.name for column in relation.columns]
         self._places = {name: place for place, name in enumerate(self._names)}
@@ -102,8 +128,29 @@ class TableReader:
         self._most_bytes = most_bytes
         self._rows = {part.entity: SqlRows(part.settings) for part in table.parts if part.is_row}
 
+    def find_missing_key(self, change: RowChange) -> str | None:
+        """Why the log does not say whose row was there before; None where it does."""
+        if change.kind == "insert":
+            return None
+        unlogged = self._unlogged_keys or self._find_empty_keys(change)
+        if not unlogged:
+            return None
+        return (
+            f"a row of {self.table.name} was changed or deleted while {', '.join(unlogged)}, which has the key, was "
+            "not in the replica identity: the log does not say whose row it was"
+        )
+
+    def _find_empty_keys(self, change: RowChange) -> list[str]:
+        """Columns of keys without a value in an old row that is to have one: only whole rows may have a NULL there."""
+        if change.old is None or (change.is_old_whole and not self._is_partitioned):
+            return []
+        columns = [name for name in self.table.key_columns if name in self._places]
+        return [name for name in columns if change.old[self._places[name]] is None]
+
     def read_change(self, change: RowChange) -> list[CapturedChange | Rejected]:
         """The changes of records that a change of a row is, or why it is none."""
+        if change.is_old_whole and self._is_partitioned:
+            change = replace(change, is_old_whole=False)
         found: list[CapturedChange | Rejected] = []
         for part in self.table.parts:
             try:
@@ -125,13 +172,16 @@ class TableReader:
         old_key = None if change.old is None else self._key_of(part, change.old)
         if change.new is None:
             return [] if old_key is None else self._deletions(part, old_key, change)
-        new = _fill_unchanged(change.new, change.old if change.is_old_whole else None)
+        new = _fill_unchanged(change.new, change.old, is_whole=change.is_old_whole)
         new_key = self._key_of(part, new)
         found: list[CapturedChange] = []
         if old_key is not None and old_key != new_key:
             found += self._deletions(part, old_key, change)
         if new_key is not None:
-            found.append(self._state(part, new_key, new))
+            is_arrival = change.kind == "insert" or (old_key is not None and old_key != new_key)
+            if part.is_owner and not is_arrival and part.settings.only_when is None:
+                self._require_group(part, new)
+            found.append(replace(self._state(part, new_key, new), is_arrival=is_arrival))
         return found
 
     def _state(self, part: CapturedPart, key: str, row: Row) -> CapturedChange:
@@ -146,6 +196,15 @@ class TableReader:
             raise UnusableRow(str(bad[0].problem))
         [read] = good
         return _change_of(part, read)
+
+    def _require_group(self, part: CapturedPart, row: Row) -> None:
+        """No full sync lists a row without a group, so its record cannot stay in the group that it was in."""
+        column = part.settings.group
+        if column in self._places and row[self._places[column]] is None:
+            raise UnusableRow(
+                f"the row has no business group at '{column}' any more: full syncs do not list it, and delete its "
+                "record"
+            )
 
     def _version_of(self, part: CapturedPart, row: Row) -> int | None:
         """The version of a row that is read; None where the log does not tell it."""
@@ -175,7 +234,11 @@ class TableReader:
                 f"table {self.table.name} has no column {part.key_column} any more, which has the key of {part.entity}"
             )
         old = None if change.old is None else self._key_of(part, change.old)
-        new = None if change.new is None else self._key_of(part, _fill_unchanged(change.new, change.old))
+        new = (
+            None
+            if change.new is None
+            else self._key_of(part, _fill_unchanged(change.new, change.old, is_whole=change.is_old_whole))
+        )
         found = []
         if old is not None and old != new:
             found.append(
@@ -247,11 +310,17 @@ def _count_bytes(row: Row) -> int:
     return sum(map(len, filter(None, row)))  # type: ignore[arg-type]  # no value is UNCHANGED
 
 
-def _fill_unchanged(new: Row, old: Row | None) -> Row:
-    """The row after, with large values that did not change from the row before, where that is known."""
+def _fill_unchanged(new: Row, old: Row | None, *, is_whole: bool) -> Row:
+    """The row after, with large values that did not change from the row before, where that is known.
+
+    A row before that is not ``is_whole`` has NULL for what the log does not tell.
+    """
     if old is None or UNCHANGED not in new:
         return new
-    return tuple(before if value is UNCHANGED else value for value, before in zip(new, old, strict=True))
+    return tuple(
+        before if value is UNCHANGED and (is_whole or before is not None) else value
+        for value, before in zip(new, old, strict=True)
+    )
 
 
 class ChangeReader:
@@ -262,13 +331,13 @@ class ChangeReader:
         tables: Sequence[CapturedTable],
         oids: Mapping[str, int],
         get_loader: Callable[[int], Load],
-        list_columns: Callable[[int], frozenset[str]],
+        describe_table: Callable[[int], PresentTable],
         most_bytes: int,
     ) -> None:
         """``oids``: by the tables' names, what the log knows them by."""
         self._by_oid = {oids[table.name]: table for table in tables if table.name in oids}
         self._get_loader = get_loader
-        self._list_columns = list_columns
+        self._describe_table = describe_table
         self._most_bytes = most_bytes
         self._readers: dict[int, TableReader] = {}
 
@@ -276,9 +345,21 @@ class ChangeReader:
         """Takes notice of a table as it is from here on."""
         table = self._by_oid.get(relation.oid)
         if table is not None:
+            present = self._describe_table(relation.oid)
             self._readers[relation.oid] = TableReader(
-                table, relation, self._get_loader, self._list_columns(relation.oid), self._most_bytes
+                table,
+                relation,
+                self._get_loader,
+                present.columns,
+                self._most_bytes,
+                is_partitioned=present.is_partitioned,
             )
+
+    def find_missing_key(self, change: RowChange) -> tuple[CapturedTable, str] | None:
+        """The table of a change of which the log does not say whose row was there before, and why; None otherwise."""
+        reader = self._readers.get(change.relation)
+        reason = None if reader is None else reader.find_missing_key(change)
+        return None if reader is None or reason is None else (reader.table, reason)
 
     def read_change(self, change: RowChange) -> list[CapturedChange | Rejected]:
         """The changes of records that a change of a row is; none for a table that is not captured."""

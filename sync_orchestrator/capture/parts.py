@@ -18,6 +18,7 @@ class CapturedPart:
         is_row: A row of the table is the part. Otherwise a change of a row leads to a read of its record.
         is_own_table: A row of the table is the record itself, which ends with it.
         needed: Columns without which a row is of no use: key, group, version, what the mapping reads.
+        is_owner: It decides whether the record exists, and its business group.
     """
 
     entity: str
@@ -27,6 +28,7 @@ class CapturedPart:
     is_row: bool
     is_own_table: bool
     needed: frozenset[str]
+    is_owner: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ def list_captured_tables(config: Config, source: str) -> list[CapturedTable]:
             assert part.sql.table is not None
             named = {name for name in (part.key, part.version.path, part.group) if name}
             needed = frozenset(named | (fields if part.absent_fields == "refuse" else set()))
-            captured = CapturedPart(entity, source, part, part.key, True, True, needed)
+            is_owner = config.entities[entity].owner == source
+            captured = CapturedPart(entity, source, part, part.key, True, True, needed, is_owner)
             by_table.setdefault(part.sql.table, []).append(captured)
         for number, (table, column) in enumerate(changes.tables.items()):
             captured = CapturedPart(entity, source, part, column, False, not number, frozenset({column}))

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from sync_orchestrator.adapters.http.responses import sanitize_text
 from sync_orchestrator.adapters.sql.database import open_source_engine
 from sync_orchestrator.adapters.sql.engines import list_form_settings
+from sync_orchestrator.capture.changes import PresentTable
 from sync_orchestrator.capture.pgoutput import POSTGRES_EPOCH_MICROSECONDS, format_lsn, parse_lsn
 from sync_orchestrator.config.sources import CaptureSettings, SqlSourceSettings
 from sync_orchestrator.core.db.connections import build_arguments
@@ -46,7 +47,11 @@ WITH RECURSIVE base AS (
     SELECT t.oid, t.typbasetype, b.depth + 1 FROM base b JOIN pg_type t ON t.oid = b.typbasetype AND b.typbasetype <> 0)
 SELECT oid FROM base ORDER BY depth DESC LIMIT 1
 """
-_COLUMNS = "SELECT attname FROM pg_attribute WHERE attrelid = :oid AND attnum > 0 AND NOT attisdropped"
+_TABLE = """
+SELECT c.relkind AS kind, (SELECT array_agg(attname::text) FROM pg_attribute
+                           WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) AS columns
+FROM pg_class c WHERE c.oid = :oid
+"""
 _SLOT = """
 SELECT plugin, database, active, wal_status, confirmed_flush_lsn::text AS confirmed
 FROM pg_replication_slots WHERE slot_name = :slot
@@ -236,10 +241,11 @@ class PostgresSource:
             row = connection.execute(text(_RETAINED), {"slot": self.capture.slot}).one_or_none()
         return None if row is None else int(row.retained)
 
-    def list_columns(self, relation: int) -> frozenset[str]:
-        """The columns that a table has now; none where it is gone."""
+    def describe_table(self, relation: int) -> PresentTable:
+        """A table as it is now."""
         with self.connect() as connection:
-            return frozenset(connection.execute(text(_COLUMNS), {"oid": relation}).scalars())
+            row = connection.execute(text(_TABLE), {"oid": relation}).one_or_none()
+        return PresentTable(frozenset()) if row is None else PresentTable(frozenset(row.columns or ()), row.kind == "p")
 
     def find_base_type(self, oid: int) -> int:
         """The type under a domain, as a SELECT names it; the type itself otherwise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
-from sync_orchestrator.capture.assembly import BatchAssembler
+from sync_orchestrator.capture.assembly import BatchAssembler, MissingChanges
 from sync_orchestrator.capture.changes import ChangeReader
 from sync_orchestrator.capture.gtids import is_gtid_position
 from sync_orchestrator.capture.parts import CapturedTable
@@ -23,8 +23,9 @@ from sync_orchestrator.capture.pgoutput import (
 )
 from sync_orchestrator.capture.port import ReceivedPart
 from sync_orchestrator.capture.postgres import Keepalive, PostgresLog, PostgresSource, find_loss
-from sync_orchestrator.capture.preparation import SourcePreparation, inspect_source
+from sync_orchestrator.capture.preparation import SourcePreparation, inspect_reading, inspect_source
 from sync_orchestrator.core.capture.streams import CaptureStream
+from sync_orchestrator.core.capture.table_marks import read_table_identity
 from sync_orchestrator.errors import LogDown, LogLost, NotPrepared
 
 
@@ -43,6 +44,8 @@ class PgoutputReader:
         """
         if isinstance(message, RowChange):
             self._require_transaction()
+            if (missing := self._reader.find_missing_key(message)) is not None:
+                self._assembler.note_missing(MissingChanges(missing[1], (missing[0],)))
             self._assembler.add_row(self._reader.read_change(message))
         elif isinstance(message, Relation):
             self._reader.describe_relation(message)
@@ -120,7 +123,10 @@ class PostgresCapture(PostgresSource):
     def inspect(self, tables: Sequence[CapturedTable]) -> SourcePreparation:
         """Looks at catalogs only."""
         with self.connect() as connection:
-            return inspect_source(connection, self.capture, tables)
+            found = inspect_source(connection, self.capture, tables)
+        with self.connect(reading=True) as connection:
+            inspect_reading(connection, tables, found)
+        return found
 
     def try_replication(self) -> None:
         """Opens a connection that speaks the replication protocol."""
@@ -161,8 +167,8 @@ class PostgresCapture(PostgresSource):
     ) -> Iterator[PostgresCaptureLog]:
         """The log from a stream's position on, until the block is left."""
         with self.open_messages(stream.position) as log:
-            oids = {name: int(mark.partition("/")[0]) for name, mark in stream.tables.items()}
-            reader = ChangeReader(tables, oids, log.get_loader, self.list_columns, most_bytes)
+            oids = {name: read_table_identity(mark) for name, mark in stream.tables.items()}
+            reader = ChangeReader(tables, oids, log.get_loader, self.describe_table, most_bytes)
             yield PostgresCaptureLog(self, log, reader, stream.partial)
 
     def sees(self, marks: set[Hashable]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Engine
 
@@ -115,6 +115,9 @@ def build_events(
     A delete whose old row told no version gets the newest that is known of its record: where that is the archived one,
     the source is read to settle it. Of a record that is not known it gets the lowest version: a row that comes again
     has one of the source's, which may be older than the commit.
+
+    A row that comes under a key that had a newer version before (restored from a copy, or renamed) leads to a read: the
+    log says that it is the later one, and its version says the opposite.
     """
     newest = _read_newest_versions(connection, pieces)
     events = []
@@ -128,6 +131,8 @@ def build_events(
             version = max(version or 0, newest.get(change.place, 0))
         elif version is None:
             version = 0
+        elif change.is_arrival and version < newest.get(change.place, 0):
+            change = replace(change, data=None, group=None)
         newest[change.place] = max(version, newest.get(change.place, version))
         events.append(_build_event(stream_id, piece, change, version))
     return events
@@ -136,11 +141,15 @@ def build_events(
 def _read_newest_versions(
     connection: Connection, pieces: Sequence[TransactionPiece]
 ) -> dict[tuple[str, str, str], int]:
-    """The newest versions known here of the records that are deleted, by entity, source and key."""
-    deletes = [change for _, change in _each_change(pieces) if change.action == "delete" and not change.is_numbered]
+    """The newest versions known here of the records that are deleted or come, by entity, source and key."""
+    wanted = [
+        change
+        for _, change in _each_change(pieces)
+        if (change.action == "delete" or change.is_arrival) and not change.is_numbered
+    ]
     newest: dict[tuple[str, str, str], int] = {}
-    for source in sorted({change.source for change in deletes}):
-        records = [(change.entity, change.key) for change in deletes if change.source == source]
+    for source in sorted({change.source for change in wanted}):
+        records = [(change.entity, change.key) for change in wanted if change.source == source]
         for (entity, key), version in read_known_versions(connection, source, records).items():
             newest[entity, source, key] = version
     return newest

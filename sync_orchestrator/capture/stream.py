@@ -37,6 +37,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.config.sources import SqlSourceSettings
 from sync_orchestrator.core.capture import streams
 from sync_orchestrator.core.capture.streams import CaptureStream
+from sync_orchestrator.core.capture.table_marks import describe_difference
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.connections import sqlstate_of
 from sync_orchestrator.core.db.notify import WAITING_CHANNEL, open_listener
@@ -456,8 +457,7 @@ class OpenStream:
             return
         self._measured_at = now
         found = inspect_or_forget(self._engine, self._source, self._at.name, self._tables)
-        if found.name_tables() != dict(self._stream.tables) or not self._stream.identity.endswith(found.identity):
-            raise LogDown("its tables or its publication were made anew")
+        self._compare_tables(found)
         retained, behind = self._log.read_retained_bytes() or 0, now - self._caught_up_at
         if behind > _CAUGHT_UP_SECONDS:
             behind = max(behind, self._log.measure_age_seconds() or 0.0)
@@ -476,6 +476,20 @@ class OpenStream:
 
         if not in_transaction(self._engine, write):
             raise ReplacedReader
+
+    def _compare_tables(self, found: SourcePreparation) -> None:
+        """Raises LogDown where the stream is to be opened again, since changes may be missing."""
+        known, present = self._stream.tables, found.name_tables()
+        if known == present and self._stream.identity.endswith(found.identity):
+            return
+        is_other = known.keys() != present.keys() or not self._stream.identity.endswith(found.identity)
+        if is_other or any(describe_difference(table, known[table], present[table]) for table in present):
+            raise LogDown("its tables or its publication were altered or made anew")
+        in_transaction(
+            self._engine,
+            lambda connection: streams.note_tables(connection, self._at.name, self._at.token, present),
+        )
+        self._stream = replace(self._stream, tables=present)
 
     def _describe_lag(self, retained: int, behind: float) -> list[str]:
         limits, problems = self._source.capture, []

@@ -191,6 +191,8 @@ class Change:
     seq: int | None = None
     bounds: ReadBounds | None = None
     """Of a read of a part whose versions are the numbers of its stream; its stamp's version counts for nothing."""
+    sees_event: int | None = None
+    """Of a read that sees what this event tells: it is later than all states that were here before the event."""
 
     @property
     def deleted(self) -> bool:
@@ -299,8 +301,13 @@ def _compare(record: RecordState, change: Change, rules: Rules) -> StateComparis
         present,
         change.stamp,
         can_read=change.part in rules.readable and change.part not in rules.numbered,
-        settled=change.part in record.settled,
+        settled=change.part in record.settled or _is_later_by_log(present, change),
     )
+
+
+def _is_later_by_log(present: Stamp | None, change: Change) -> bool:
+    """Whether the source showed the change after the archived state, whatever their versions."""
+    return present is not None and change.sees_event is not None and present.order < change.sees_event
 
 
 def _apply_change(record: RecordState, change: Change, rules: Rules, *, revive: bool) -> None:

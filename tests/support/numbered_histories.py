@@ -27,7 +27,7 @@ from sqlalchemy import Engine, event
 
 from sync_orchestrator.capture import assembly, postgres_log
 from sync_orchestrator.capture import stream as stream_module
-from sync_orchestrator.capture.changes import ChangeReader
+from sync_orchestrator.capture.changes import ChangeReader, PresentTable
 from sync_orchestrator.capture.parts import entities_by_table, list_captured_tables, numbered_entities
 from sync_orchestrator.capture.pgoutput import (
     UNCHANGED,
@@ -222,8 +222,8 @@ class ModelDatabase(FakeSource):
     def sees(self, marks: set[Hashable]) -> bool:
         return PostgresCapture.sees(self, marks)  # type: ignore[arg-type]
 
-    def list_columns(self, relation: int) -> frozenset[str]:
-        return frozenset(COLUMNS)
+    def describe_table(self, relation: int) -> PresentTable:
+        return PresentTable(frozenset(COLUMNS))
 
     # What reads ask of the log ----------
 
@@ -422,7 +422,7 @@ class NumberedWorld:
         self.log = ModelLog(self.source, position)
         source: Any = self.source
         messages: Any = self.log
-        changes = ChangeReader(tables, {"items": RELATION_OID}, self.log.get_loader, self.source.list_columns, 10**6)
+        changes = ChangeReader(tables, {"items": RELATION_OID}, self.log.get_loader, self.source.describe_table, 10**6)
         log = PostgresCaptureLog(source, messages, changes, stream.partial)
         self.reader = stream_module.OpenStream(
             self.engine, self.config, source, log, stream, at, tables, threading.Event()

@@ -106,3 +106,5 @@ WHERE at < sync.clock() - make_interval(secs => %(after)s) ORDER BY name
 """
 
 FORGET_TABLES = "UPDATE sync.streams SET tables = tables - %(gone)s::text[] WHERE name = %(name)s"
+
+NOTE_TABLES = "UPDATE sync.streams SET tables = %(tables)s WHERE name = %(name)s AND lease_token = %(token)s"

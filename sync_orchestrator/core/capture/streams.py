@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.capture import queries
+from sync_orchestrator.core.capture.table_marks import describe_difference
 from sync_orchestrator.core.db.session import run, to_jsonb
 from sync_orchestrator.core.groups.registry import mark_groups_unproven
 from sync_orchestrator.core.notifications import alerts
@@ -36,6 +37,7 @@ class CaptureStream:
         number: Pieces of transactions so far that brought changes. It never goes back.
         tables: The tables that are captured, each with what it is known by in its database.
         numbered: The entities whose versions are the stream's numbers.
+        entities: The entities that its tables tell of.
     """
 
     name: str
@@ -45,11 +47,14 @@ class CaptureStream:
     number: int
     tables: Mapping[str, str]
     numbered: Sequence[str] = ()
+    entities: Sequence[str] = ()
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> CaptureStream:
         """Makes one from a row of the database."""
-        return cls(row.name, row.identity, row.position, row.partial, row.number, row.tables, row.numbered)
+        return cls(
+            row.name, row.identity, row.position, row.partial, row.number, row.tables, row.numbered, row.entities
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +180,13 @@ def open_stream(
     before = read_stream(connection, stream.name)
     entities = sorted({name for names in entities_by_table.values() for name in names})
     known = {} if before is None or lost is not None else before.tables
-    new = sorted(table for table in entities_by_table if known.get(table) != stream.tables.get(table))
+    differences = {
+        table: difference
+        for table in sorted(entities_by_table)
+        if (difference := _describe_table(table, known.get(table), stream.tables.get(table))) is not None
+    }
+    new = sorted(differences)
+    added = sorted(set(entities) - set(() if before is None else before.entities))
     numbered_since = sorted(set(stream.numbered) - set(() if before is None else before.numbered))
     if not run(
         connection,
@@ -188,17 +199,36 @@ def open_stream(
         tables=to_jsonb(dict(stream.tables)),
         entities=entities,
         lost=lost,
-        anew=bool(new) or lost is not None or before is None or before.position != stream.position,
+        anew=bool(new or added) or lost is not None or before is None or before.position != stream.position,
         numbered=sorted(stream.numbered),
         floor=_read_newest_version(connection, stream.name, numbered_since) if numbered_since else 0,
     ):
         return False
+    mark_groups_unproven(
+        connection, added, f"source {stream.name}: changes of {', '.join(added)} are captured only since then"
+    )
     unproven = sorted({entity for table in new for entity in entities_by_table[table]})
-    reason = lost or f"changes of {', '.join(new)} are captured only since then"
+    altered = {table: differences[table] for table in new if table in known and table in stream.tables}
+    reason = lost or "; ".join(altered.values()) or f"changes of {', '.join(new)} are captured only since then"
     mark_groups_unproven(connection, unproven, f"source {stream.name}: {reason}")
     if lost is not None:
         _alert_of_loss(connection, stream.name, lost, entities)
+    elif altered:
+        run(connection, queries.NOTE_LOSS, name=stream.name, lost=reason)
+        _alert_of_loss(connection, stream.name, reason, unproven)
     return True
+
+
+def _describe_table(table: str, known: str | None, present: str | None) -> str | None:
+    """Why changes of a table may be missing, by what it was known by and is now; None where they are not."""
+    if known is None or present is None:
+        return None if known == present else f"changes of {table} are captured only since then"
+    return describe_difference(table, known, present)
+
+
+def note_tables(connection: Connection, name: str, token: int, tables: Mapping[str, str]) -> None:
+    """Writes what tables are known by, where they changed without a loss."""
+    run(connection, queries.NOTE_TABLES, name=name, token=token, tables=to_jsonb(dict(tables)))
 
 
 def _read_newest_version(connection: Connection, part: str, entities: Sequence[str]) -> int:

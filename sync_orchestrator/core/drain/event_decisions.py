@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sync_orchestrator.core.archive.changes_from_reads import bounds_of, change_of_read
 from sync_orchestrator.core.failure_causes import cause_of
-from sync_orchestrator.core.ledger.event_rows import ANNOUNCED_ORIGINS
+from sync_orchestrator.core.ledger.event_rows import ANNOUNCED_ORIGINS, CAPTURE_ORIGIN
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.core.values.names import name_or_none
@@ -264,7 +264,9 @@ class EventDecider:
         if read.is_absent:
             return self.decide_absent(read, stamps)
         own = shown.get(event.source)
-        if own is not None and own.version < event.version and event.source not in self.rules.numbered:
+        # A captured delete is visible before it is recorded: a row that the source shows came after it.
+        is_after = event.source in self.rules.numbered or (event.origin, event.action) == (CAPTURE_ORIGIN, "delete")
+        if own is not None and own.version < event.version and not is_after:
             return self._decide_behind(event)
         told = () if own is not None else (self._change_of_event(event),)
         return Merge((*told, *(_change_of_part(read, part, found, of_event=True) for part, found in shown.items())))
@@ -444,6 +446,7 @@ def _change_of_part(read: SourceRead, part: str, found: PartRead, *, of_event: b
         seq=event.seq if of_event and part == event.source else None,
         asked_for=event.action == "delete" and part == event.source,
         noted=read.noted.get(part),
+        sees_event=event.seq if event.origin == CAPTURE_ORIGIN and part == event.source else None,
     )
 
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
     from sync_orchestrator.core.version_guard import Action
 
-ANNOUNCED_ORIGINS = frozenset({"notification", "capture"})
+CAPTURE_ORIGIN = "capture"
+"""The origin of events that a source's log told. Reads of the source see their changes before they are recorded."""
+
+ANNOUNCED_ORIGINS = frozenset({"notification", CAPTURE_ORIGIN})
 """Origins of events by which a source itself says that a record is deleted; of others a deletion is inferred."""
 
 Awaiting = Literal["clock", "source", "record", "deletions"]

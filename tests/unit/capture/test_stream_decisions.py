@@ -68,6 +68,9 @@ class CountingReader:
     def find_tables(self, relations: Sequence[int]) -> list[object]:
         return []
 
+    def find_missing_key(self, change: RowChange) -> None:
+        return None
+
     def read_change(self, change: RowChange) -> list[CapturedChange]:
         assert change.new is not None
         return [CapturedChange("item", "shop", str(change.new[0]), "create", 1, {"n": 1})]
