@@ -193,7 +193,7 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
     return build_context(
         engine,
         config,
-        build_sources(config, logins, hold_offs),
+        build_sources(config, logins, hold_offs, clients),
         third_parties_behind(config, clients),
         clients_of_routes(config, clients),
         only_look=only_look,
@@ -247,11 +247,26 @@ def build_context(
 def checked_sources(
     engine: Engine, name: str, config: Config, sources: dict[str, SourceSystem]
 ) -> dict[str, SourceSystem]:
-    """The source systems of an entity; parts that lost a field that the mapping reads cannot be used (rule 33)."""
+    """The source systems of an entity; parts that lost a field that the mapping reads cannot be used (rule 33).
+
+    A source that is a third party, too, waits while the circuit breaker of that is open. Of a part with ``only_when``,
+    other items are passed over.
+    """
+    from sync_orchestrator.config.sources import SharedSourceSettings
     from sync_orchestrator.core.archive.absent_fields import CheckedSource, mapped_fields
+    from sync_orchestrator.core.archive.passed_over import SelectedSource
+    from sync_orchestrator.core.systems.shared_system import SharedSystemSource
 
     entity = config.entities[name]
     fields = mapped_fields(entity.mapping)
+    for part in entity.parts:
+        if isinstance(shared := config.sources[part], SharedSourceSettings):
+            breaker = config.third_parties[shared.same_as].breaker
+            guarded = SharedSystemSource(sources[part], engine, shared.same_as, breaker.probe_cap)
+            sources = {**sources, part: cast("SourceSystem", guarded)}
+    for part, settings in entity.parts.items():
+        if settings.only_when is not None:
+            sources = {**sources, part: cast("SourceSystem", SelectedSource(sources[part], engine, name, part))}
     return {
         part: cast("SourceSystem", CheckedSource(source, engine, name, part, fields[part]))
         if part in fields and entity.parts[part].absent_fields == "refuse"

@@ -24,6 +24,7 @@ from sync_orchestrator.config.sources import (
     ClassSourceSettings,
     FileSourceSettings,
     RestSourceSettings,
+    SharedSourceSettings,
     SqlSourceSettings,
 )
 from sync_orchestrator.core.archive.absent_fields import mapped_fields
@@ -73,15 +74,27 @@ Client = HttpClient | SourceDatabase | FileSourceSettings | Behind
 
 
 def build_sources(
-    config: Config, logins: Logins | None = None, hold_offs: Mapping[str, HoldOff] | None = None
+    config: Config,
+    logins: Logins | None = None,
+    hold_offs: Mapping[str, HoldOff] | None = None,
+    shared: Mapping[str, Behind] | None = None,
 ) -> dict[str, dict[str, SourceSystem]]:
     """The source systems of every entity, by entity and part; the errors of all of them are contained.
 
-    Without ``hold_offs`` (by system) and ``logins``, this process alone knows of them. Raises ConfigError for a class
-    that cannot be made.
+    Args:
+        config: The configuration.
+        logins: Where logins are kept; by default this process alone knows of them.
+        hold_offs: The hold-offs by system; by default this process alone knows of them.
+        shared: The clients of the third parties, which sources with ``same_as`` use; by default they get clients of
+            their own.
+
+    Raises:
+        ConfigError: A class cannot be made.
     """
+    if shared is None:
+        shared = build_clients(config, {}, hold_offs, logins)
     clients = {
-        name: _build_client(name, system, logins, (hold_offs or {}).get(name) or HoldOff())
+        name: _build_client(name, system, logins, (hold_offs or {}).get(name) or HoldOff(), shared)
         for name, system in config.sources.items()
     }
     sources: dict[str, dict[str, SourceSystem]] = {}
@@ -107,8 +120,14 @@ def build_logs(config: Config) -> dict[str, dict[str, PostgresLogEnd]]:
     return by_entity
 
 
-def _build_client(name: str, system: Source, logins: Logins | None, hold_off: HoldOff) -> Client:
+def _build_client(
+    name: str, system: Source, logins: Logins | None, hold_off: HoldOff, shared: Mapping[str, Behind]
+) -> Client:
     match system:
+        case SharedSourceSettings():
+            http = shared[system.same_as].http
+            assert http is not None
+            return http
         case ClassSourceSettings():
             return _build_behind(system, f"sources.{name}", None, hold_off, logins)
         case RestSourceSettings():

@@ -35,6 +35,7 @@ class Rows:
         self._version = None if part.version.is_numbered else compile_selector(part.version.path)
         self._group = compile_selector(part.group) if part.group else None
         self._deleted = parse_condition(part.deleted_when) if part.deleted_when else None
+        self._only = parse_condition(part.only_when) if part.only_when else None
 
     def part_of(self, row: dict[str, object], place: str = "", names: Mapping[str, object] = _NO_NAMES) -> PartRead:
         """The part that a row tells.
@@ -44,6 +45,11 @@ class Rows:
         """
         named = {**row, **names} if names else row
         try:
+            if self._only is not None and not self._only.holds(row):
+                return self._pass_over(row, named)
+        except NoTruth as error:
+            return build_unusable_part(self._pass_over(row, named).key, f"only_when: {error}", place)
+        try:
             key = canonical_name(self._key.search(named))
             if key is None:
                 return build_unusable_part("", f"no key at '{self._part.key}'", place)
@@ -52,6 +58,13 @@ class Rows:
             return build_unusable_part("", f"no key at '{self._part.key}': {error}", place)
         except JMESPathError as error:
             return build_unusable_part("", str(error), place)
+
+    def _pass_over(self, row: dict[str, object], named: dict[str, object]) -> PartRead:
+        try:
+            version = None if self._version is None else self._version.search(row)
+            return pass_over(self._key.search(named), version, self._part)
+        except JMESPathError:
+            return pass_over(None, None, self._part)
 
     def _part_of(self, key: str, row: dict[str, object], place: str, named: dict[str, object]) -> PartRead:
         try:
@@ -75,6 +88,19 @@ class Rows:
         if self._version is None or settings.kind == "log":
             return 0
         return version_of(self._version.search(row), settings.kind, self._zone)
+
+
+def pass_over(key: object, version: object, part: PartSettings) -> PartRead:
+    """An item that is no record (``only_when``), by what is at the places of its key and its version.
+
+    It says of a record only that it is gone. Without a version it says nothing.
+    """
+    try:
+        name = canonical_name(key)
+        number = 0 if part.version.kind == "log" else version_of(version, part.version.kind, part.tz)
+    except (NoName, ValueError):
+        name, number = None, 0
+    return PartRead(name or "", number, {}, deleted=True, passed_over=True)
 
 
 def build_unusable_part(key: str, why: str, place: str = "") -> PartRead:

@@ -15,9 +15,15 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from sync_orchestrator.config import Config, EntitySettings
-from sync_orchestrator.config.sources import FileSourceSettings, LogChangeSettings, Source, SqlSourceSettings
+from sync_orchestrator.config.sources import (
+    FileSourceSettings,
+    LogChangeSettings,
+    SharedSourceSettings,
+    Source,
+    SqlSourceSettings,
+)
 from sync_orchestrator.config.targets import ThirdPartySettings
-from sync_orchestrator.core.values.mapping_columns import Path, columns_of, paths_of
+from sync_orchestrator.expressions.mapping_columns import Path, columns_of, paths_of
 
 _KINDS = {"rest": "api", "sql": "sql", "files": "file", "class": "python"}
 _DOCS = (
@@ -63,7 +69,7 @@ def external_assets(name: str, entity: EntitySettings, config: Config) -> list[d
     third_party = config.third_parties[system]
     columns = dg.TableColumnLineage({field: [dg.TableColumnDep(mirror_key(name), field)] for field in entity.mapping})
     return [
-        *(_build_source_spec(name, entity, part, config.sources[part]) for part in entity.parts),
+        *(_build_source_spec(name, entity, part, config) for part in entity.parts),
         dg.AssetSpec(
             third_party_key(name, system),
             deps=[mirror_key(name)],
@@ -150,27 +156,35 @@ def public_address(system: Source | ThirdPartySettings) -> str | None:
         return url._replace(username=None, password=None, query={}).render_as_string()  # type: ignore[arg-type]
     if isinstance(system, FileSourceSettings):
         return system.folder
-    if not system.base_url:
+    if isinstance(system, SharedSourceSettings) or not system.base_url:
         return None
     scheme, place, path, _, _ = urlsplit(system.base_url)
     return urlunsplit((scheme, place.rpartition("@")[2], path, "", ""))
 
 
-def _build_source_spec(name: str, entity: EntitySettings, part: str, system: Source) -> dg.AssetSpec:
+def _build_source_spec(name: str, entity: EntitySettings, part: str, config: Config) -> dg.AssetSpec:
     role = "decides which records exist and their business group" if part == entity.owner else "completes the records"
     fields = sorted({field for sources in _archive_columns(entity).values() for of, field in sources if of == part})
     return dg.AssetSpec(
         source_key(name, part),
         group_name=name,
         owners=entity.owners,
-        kinds={_KINDS[system.kind]},
+        kinds={_KINDS[config.sources[part].kind]},
         tags={"entity": name},
-        description=f"The {name} records in the source system {part}, which {role}.",
+        description=f"The {name} records in the source system {part}, which {role}.{_describe_mirrored(part, config)}",
         metadata={
-            **_build_uri_metadata(system),
+            **_build_uri_metadata(config.describe_source_access(part)),
             "dagster/column_schema": dg.TableSchema([dg.TableColumn(field, "any") for field in fields]),
         },
     )
+
+
+def _describe_mirrored(source: str, config: Config) -> str:
+    """A sentence on a source that is a third party, too: which entities are mirrored to it."""
+    if not isinstance(config.sources[source], SharedSourceSettings):
+        return ""
+    mirrored = [name for name, entity in config.entities.items() if entity.third_party.system == source]
+    return f" It is also the third party of {', '.join(mirrored)}." if mirrored else ""
 
 
 def _build_captured_spec(source: str, config: Config) -> dg.AssetSpec:
@@ -182,7 +196,7 @@ def _build_captured_spec(source: str, config: Config) -> dg.AssetSpec:
         kinds={"postgres"},
         description=f"The changes of {', '.join(entities)} that are captured from the log of {source}. The sensor "
         "`captured_changes` reports each minute how far behind the stream is.",
-        metadata=_build_uri_metadata(config.sources[source]),
+        metadata=_build_uri_metadata(config.describe_source_access(source)),
     )
 
 

@@ -171,12 +171,12 @@ class TableReader:
             )
         old_key = None if change.old is None else self._key_of(part, change.old)
         if change.new is None:
-            return [] if old_key is None else [self._deletion(part, old_key, change)]
+            return [] if old_key is None else self._deletions(part, old_key, change)
         new = _fill_unchanged(change.new, change.old, is_whole=change.is_old_whole)
         new_key = self._key_of(part, new)
-        found = []
+        found: list[CapturedChange] = []
         if old_key is not None and old_key != new_key:
-            found.append(self._deletion(part, old_key, change))
+            found += self._deletions(part, old_key, change)
         if new_key is not None:
             is_arrival = change.kind == "insert" or (old_key is not None and old_key != new_key)
             if part.is_owner and not is_arrival:
@@ -188,7 +188,10 @@ class TableReader:
         is_whole = self._is_whole and UNCHANGED not in row
         if not is_whole or _count_bytes(row) > self._most_bytes:
             return CapturedChange(part.entity, part.source, key, "create", self._version_of(part, row))
-        good, bad = sort_out([self._rows[part.entity].part_of(self._load_row(part, row))])
+        read = self._rows[part.entity].part_of(self._load_row(part, row))
+        if read.passed_over:  # only a read shows whether it was a record before
+            return CapturedChange(part.entity, part.source, key, "create", read.version or None)
+        good, bad = sort_out([read])
         if bad:
             raise UnusableRow(str(bad[0].problem))
         [read] = good
@@ -214,12 +217,15 @@ class TableReader:
         except Exception:  # it is read, and judged then
             return None
 
-    def _deletion(self, part: CapturedPart, key: str, change: RowChange) -> CapturedChange:
+    def _deletions(self, part: CapturedPart, key: str, change: RowChange) -> list[CapturedChange]:
+        """The deletion that a row's end is; none where the row was no record."""
         version = None
         if change.is_old_whole and change.old is not None and UNCHANGED not in change.old:
             read = self._rows[part.entity].part_of(self._load_row(part, change.old))
+            if read.passed_over:
+                return []
             version = None if read.problem else read.version
-        return CapturedChange(part.entity, part.source, key, "delete", version)
+        return [CapturedChange(part.entity, part.source, key, "delete", version)]
 
     def _read_keys(self, part: CapturedPart, change: RowChange) -> list[CapturedChange]:
         """A row names the records that are to be read."""

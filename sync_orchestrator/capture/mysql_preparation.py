@@ -99,6 +99,7 @@ def _check_log(server: _Server, found: SourcePreparation) -> None:
     if server.get("log_bin") != "ON":
         found.problems.append("log_bin is off: the server writes no binlog. Set it in my.cnf and restart the server")
         found.statements.append("-- my.cnf, [mysqld]: log_bin = binlog  -- takes effect when the server restarts")
+        found.statements.append("-- The restart ends what SET GLOBAL sets: write these settings in my.cnf before it")
     if server.get("binlog_format") != "ROW":
         found.problems.append(f"binlog_format is {server.get('binlog_format')}, and must be ROW")
         found.statements.append("SET GLOBAL binlog_format = 'ROW';  -- and in my.cnf; open sessions keep theirs")

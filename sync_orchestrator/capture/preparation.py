@@ -203,10 +203,11 @@ def _check_table(
     entry = None if publication is None else publication.tables.get((row.schema, row.name))
     relations = list_relations(connection, row.oid)
     if publication is None or entry is None:
-        found.problems.append(
-            f"table {table.name} is not in the publication"
-            + (": its partitions are, under their own names" if publication is not None and row.kind == "p" else "")
-        )
+        if publication is not None:
+            found.problems.append(
+                f"table {table.name} is not in the publication"
+                + (": its partitions are, under their own names" if row.kind == "p" else "")
+            )
         missing.append(quoted)
         if publication is not None and row.kind == "p" and not publication.row["pubviaroot"]:
             name = quote_name(publication.row["pubname"])

@@ -273,7 +273,7 @@ class StreamReader:
             if isinstance(error, NotPrepared):
                 title = f"{self.name}: its changes cannot be captured"
             elif age is not None and age > self._config.alerts.overdue_after:
-                title = f"{self.name}: its changes have not been captured for {age / 60:.0f} minutes"
+                title = streams.describe_outage(self.name, age)
             else:
                 return
             alerts.raise_alert(connection, "capture_down", self.name, title, examples=problems)

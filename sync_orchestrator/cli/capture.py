@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from sync_orchestrator.cli.existing import existing_database, existing_database_to_read
 from sync_orchestrator.cli.options import Json
+from sync_orchestrator.cli.status import STREAM_COLUMNS, describe_stream
 from sync_orchestrator.cli.terminal import as_json, print_line, print_table
 from sync_orchestrator.errors import UsageError
 
@@ -90,7 +91,10 @@ def _prepare_source(config: Config, name: str) -> tuple[bool, list[str]]:
         found = source.inspect(list_captured_tables(config, name))
     finally:
         source.close()
-    lines = [f"-- {name}: {problem}" for problem in found.problems]
+    lines = []
+    if found.statements:
+        lines.append(f"-- {name}: run this SQL in the database of the source, as a user with administrator rights")
+    lines += [f"-- {name}: {problem}" for problem in found.problems]
     lines += [f"-- {name}: warning: {warning}" for warning in found.warnings]
     if not found.problems:
         lines.append(f"-- {name}: nothing is missing; `sync-orchestrator capture {name}` begins the stream")
@@ -101,14 +105,18 @@ def _prepare_source(config: Config, name: str) -> tuple[bool, list[str]]:
 def capture_list(json: Json = False) -> None:
     """List the streams: how far they are, how much the sources keep for them, and what is wrong."""
     from sync_orchestrator.core.capture.streams import list_streams
+    from sync_orchestrator.core.operations.captured_streams import read_stream_reports
 
     with existing_database_to_read().begin() as connection:
-        rows = list_streams(connection)
+        rows, reports = list_streams(connection), read_stream_reports(connection)
     if json:
         as_json(rows)
         return
-    names = ["name", "is_read", "position", "events", "behind", "retained", "lost", "error"]
-    print_table("streams", names, [[row[name] for name in names] for row in rows])
+    print_table(
+        "captured changes",
+        STREAM_COLUMNS,
+        [[name, *describe_stream(report.to_document())] for name, report in reports.items()],
+    )
     if not rows:
         print_line("there are none")
 

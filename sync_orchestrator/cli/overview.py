@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from sync_orchestrator.config import Config
+from sync_orchestrator.config import Config, Source
 from sync_orchestrator.config.constants import uncompared_constants
+from sync_orchestrator.config.sources import RestSourceSettings, SharedSourceSettings
 
 
 def list_systems(config: Config) -> list[dict[str, str]]:
     """Every source system and third party: what it is and where."""
     sources = [
-        {"system": name, "role": "source", "kind": source.kind, "where": _describe_place(source)}
+        {"system": name, "role": "source", "kind": source.kind, "where": _describe_source_place(source)}
         for name, source in config.sources.items()
     ]
     return sources + [
@@ -41,13 +42,32 @@ def list_entities(config: Config) -> list[dict[str, str | int]]:
 
 
 def list_notes(config: Config) -> list[str]:
-    """What a configuration leaves out of the comparison: constants that are sent with values of a record."""
-    return [
+    """What is allowed, but should be known: weak signatures, doubtful counts, and constants that are not compared."""
+    notes = [
+        f"sources.{name}.signature.algorithm: sha1 is weak. Choose sha256 if the sender offers it."
+        for name, source in config.sources.items()
+        if source.signature is not None and source.signature.algorithm == "sha1"
+    ]
+    notes += [
+        f"sources.{name}: third_parties.{name} has the same name, so they share hold-off and pause, but neither rate, "
+        f"login nor circuit breaker. Set 'same_as: {name}' if they are one system."
+        for name, source in config.sources.items()
+        if isinstance(source, RestSourceSettings) and name in config.third_parties
+    ]
+    notes += [
+        f"entities.{name}.parts.{part}.count: has to count only what 'only_when' selects, which `check --live` "
+        "compares with the list. Leave it out if it counts other items, too."
+        for name, entity in config.entities.items()
+        for part, settings in entity.parts.items()
+        if settings.only_when is not None and settings.count is not None
+    ]
+    notes += [
         f"entities.{entity}.third_party.{place}: {_quote_names(names)} sent, but not compared, as constants are. "
         f"{_how_to_compare(place, names[0])}"
         for entity, settings in config.entities.items()
         for place, names in uncompared_constants(settings).items()
     ]
+    return notes
 
 
 def _how_to_compare(place: str, name: str) -> str:
@@ -59,6 +79,10 @@ def _how_to_compare(place: str, name: str) -> str:
 def _quote_names(names: list[str]) -> str:
     quoted = ", ".join(f"'{name}'" for name in names)
     return f"{quoted} {'is' if len(names) == 1 else 'are'}"
+
+
+def _describe_source_place(source: Source) -> str:
+    return f"the third party {source.same_as}" if isinstance(source, SharedSourceSettings) else _describe_place(source)
 
 
 def _describe_place(system: object) -> str:

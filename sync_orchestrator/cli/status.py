@@ -12,6 +12,8 @@ from sync_orchestrator.cli.terminal import as_json, print_line, print_table
 
 commands = typer.Typer()
 
+STREAM_COLUMNS = ("source", "position", "events", "behind", "the source keeps", "read", "what is wrong")
+
 
 @commands.command()
 def status(json: Json = False) -> None:
@@ -87,8 +89,8 @@ def status(json: Json = False) -> None:
     print_table("messages that cannot be read", ["consumer", "count"], list(found["rejected"].items()))
     print_table(
         "captured changes",
-        ["source", "position", "events", "behind", "the source keeps", "read", "what is wrong"],
-        [[name, *_describe_stream(row)] for name, row in found["streams"].items()],
+        STREAM_COLUMNS,
+        [[name, *describe_stream(row)] for name, row in found["streams"].items()],
     )
     print_table(
         "outcomes to be sent",
@@ -122,7 +124,12 @@ def _describe_pushes(system: dict[str, Any]) -> str:
     return "suspended" if system["suspended_since"] else "paused" if system["paused"] else "on"
 
 
-def _describe_stream(stream: dict[str, Any]) -> list[object]:
+def describe_stream(stream: dict[str, Any]) -> list[object]:
+    """Returns a stream of captured changes as a row of STREAM_COLUMNS, without its first cell.
+
+    Args:
+        stream: The document of a ``StreamReport``.
+    """
     retained = stream["retained_bytes"]
     return [
         stream["position"],
@@ -130,5 +137,15 @@ def _describe_stream(stream: dict[str, Any]) -> list[object]:
         f"{stream['behind_seconds']:.0f} s",
         "" if retained is None else f"{retained / 1024**2:.1f} MiB",
         "yes" if stream["read"] else "no",
-        f"changes are missing: {stream['lost']}" if stream["lost"] else stream["error"] or "",
+        "; ".join(_list_stream_problems(stream)),
     ]
+
+
+def _list_stream_problems(stream: dict[str, Any]) -> list[str]:
+    # What stops the stream now comes first: it needs an action before full syncs can restore what is missing.
+    problems = [str(stream["error"])] if stream["error"] else []
+    if not stream["read"]:
+        problems.append("no process reads it: run `sync-orchestrator capture`")
+    if stream["lost"]:
+        problems.append(f"changes are missing: {stream['lost']}")
+    return problems

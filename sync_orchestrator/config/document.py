@@ -11,11 +11,18 @@ from pydantic import Field, model_validator
 
 from sync_orchestrator.config.brokers import ConsumerSettings, OutcomeReceiverSettings
 from sync_orchestrator.config.entities import EntitySettings, RetrySettings
+from sync_orchestrator.config.opposite_flows import find_write_conflicts
 from sync_orchestrator.config.place_marks import line_mark
 from sync_orchestrator.config.routes import RouteSettings
-from sync_orchestrator.config.sources import LogChangeSettings, PartSettings, Source, SqlSourceSettings
+from sync_orchestrator.config.sources import (
+    LogChangeSettings,
+    PartSettings,
+    SharedSourceSettings,
+    Source,
+    SqlSourceSettings,
+)
 from sync_orchestrator.config.targets import ThirdPartySettings
-from sync_orchestrator.config.types import AllowedHost, Model, Name, Seconds, webhook_key
+from sync_orchestrator.config.types import AllowedHost, Model, Name, Seconds
 
 
 class LimitSettings(Model):
@@ -143,6 +150,7 @@ class Config(Model):
     @model_validator(mode="after")
     def _check_consistency(self) -> Config:
         if wrong := [
+            *self._find_shared_system_problems(),
             *self._find_name_problems(),
             *self._find_event_problems(),
             *self._find_secret_problems(),
@@ -151,9 +159,30 @@ class Config(Model):
             *self._find_timeout_problems(),
             *self._find_capture_problems(),
             *self._find_numbered_problems(),
+            *find_write_conflicts(self.entities, self.sources, self.third_parties),
         ]:
             raise ValueError("\n".join(wrong))
         return self
+
+    def _find_shared_system_problems(self) -> Iterator[str]:
+        """One system has one name, by which the database keeps its rate, breaker, hold-off and epoch."""
+        for name, source in self.sources.items():
+            if not isinstance(source, SharedSourceSettings):
+                continue
+            third_party = self.third_parties.get(source.same_as)
+            if third_party is None:
+                names = ", ".join(self.third_parties)
+                yield f"sources.{name}.same_as: unknown third party '{source.same_as}'; expected one of: {names}"
+            elif name != source.same_as:
+                yield (
+                    f"sources.{name}.same_as: a source that is the same system as a third party has its name: "
+                    f"rename the source to '{source.same_as}', here and in 'parts' and 'owner'"
+                )
+            elif not third_party.base_url:
+                yield (
+                    f"sources.{name}.same_as: the third party '{name}' has no base_url, so there is no client to "
+                    "share. Configure the source with 'adapter'"
+                )
 
     def _find_name_problems(self) -> Iterator[str]:
         for name, entity in self.entities.items():
@@ -186,19 +215,22 @@ class Config(Model):
                     yield f"sources.{name}.events.entities.{theirs}: {name} is no part of an entity '{entity}'"
 
     def _find_secret_problems(self) -> Iterator[str]:
-        """Only the body and two headers are signed: nothing else may tell what an event means, or whose it is."""
+        """Only the body and few headers are signed: nothing else may tell what an event means, or whose it is."""
         owners: dict[bytes, str] = {}
         for name, source in self.sources.items():
-            for at, secret in enumerate(source.webhook_secrets):
-                if (first := owners.setdefault(webhook_key(str(secret)), name)) != name:
+            for place, key in source.list_signing_keys():
+                if (first := owners.setdefault(key, name)) != name:
                     yield (
-                        f"sources.{name}.webhook_secrets.{at}: sources.{first} has the same secret, so a signature "
+                        f"sources.{name}.{place}: sources.{first} has the same secret, so a signature "
                         "does not tell which of them sent an event. Give each a secret of its own"
                     )
-            for field in source.events.list_unsigned_fields() if source.webhook_secrets and source.events else ():
+            signed = source.signed_headers
+            for field in source.events.list_unsigned_fields(signed) if signed is not None and source.events else ():
+                how = "webhook_secrets" if source.signature is None else "signature"
                 yield (
-                    f"sources.{name}.events.{field}: looks at headers, and a signature (webhook_secrets) covers "
-                    "only webhook-id and webhook-timestamp. Take the value from the body"
+                    f"sources.{name}.events.{field}: looks at headers, and a signature ({how}) covers "
+                    + (f"only {' and '.join(signed)}" if signed else "none")
+                    + ". Take the value from the body"
                 )
 
     def _find_broker_problems(self) -> Iterator[str]:
@@ -292,6 +324,16 @@ class Config(Model):
                 told = set(consumer.outbox.entities.values()) if consumer.outbox is not None else set()
                 if consumer.source == source and (is_all or told & set(numbered)):
                     yield f"consumers.{name}.source: {why}"
+
+    def locate_source_access(self, name: str) -> str:
+        """The place of the settings by which a source system is reached, such as ``sources.shop``."""
+        source = self.sources[name]
+        return f"third_parties.{source.same_as}" if isinstance(source, SharedSourceSettings) else f"sources.{name}"
+
+    def describe_source_access(self, name: str) -> Source | ThirdPartySettings:
+        """The settings by which a source system is reached: its own, or those of the third party that it is."""
+        source = self.sources[name]
+        return self.third_parties[source.same_as] if isinstance(source, SharedSourceSettings) else source
 
     def captured_parts(self, source: str) -> list[tuple[str, PartSettings, LogChangeSettings]]:
         """The parts of a source system whose changes its database's log tells, each with its entity."""

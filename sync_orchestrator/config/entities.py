@@ -132,6 +132,8 @@ class EntitySettings(Model):
             raise ValueError(f"mapping has no '{self.third_party.key_field}', which third_party.key_field names")
         if unmapped := sorted(self.third_party.fields.keys() - self.mapping.keys()):
             raise ValueError(f"third_party.fields.{unmapped[0]}: the mapping has no such field")
+        if self.third_party.deletes == "never" and self.validation.unmanaged == "delete":
+            raise ValueError("validation.unmanaged: 'delete' contradicts third_party.deletes, which is 'never'")
         if self.on_missing == "fetch" and owner.list is not None and owner.read is None:
             raise ValueError(f"on_missing 'fetch' needs parts.{self.owner}.read")
         return self

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from sync_orchestrator.config.signed_headers import reads_unsigned
-from sync_orchestrator.config.types import Expression, Model, Name, WebhookSecret
+from sync_orchestrator.config.signatures import SignatureSettings
+from sync_orchestrator.config.signed_headers import SIGNED_HEADERS, reads_unsigned
+from sync_orchestrator.config.types import Expression, Model, Name, WebhookSecret, webhook_key
 
 _EXPRESSIONS = ("when", "id", "entity", "key", "group", "action", "version", "data")
 
@@ -22,8 +24,8 @@ class CustomEventSettings(Model):
     when: Expression | None = None
     """Only events for which this is true are taken; the others are passed over."""
     id: Expression | None = None
-    """The event's id, unique at its source. Without it an event is known by the ``webhook-id`` of the signed request
-    that brought it, else by its content."""
+    """The event's id, unique at its source. Without it an event is known by the id of the signed request that brought
+    it (``webhook-id``, or ``signature.id_header``), else by its content."""
     entity: Expression | None = None
     """The entity; needed where the source is a part of several."""
     entities: dict[str, Name] = {}
@@ -43,12 +45,12 @@ class CustomEventSettings(Model):
     data: Expression | None = None
     """The whole part. Without it, or where it is null, the part is read from its source."""
 
-    def list_unsigned_fields(self) -> list[str]:
-        """The fields whose expressions look at headers that a signature does not cover."""
+    def list_unsigned_fields(self, signed: Collection[str]) -> list[str]:
+        """The fields whose expressions look at headers other than ``signed``, which a signature does not cover."""
         return [
             name
             for name in _EXPRESSIONS
-            if (expression := getattr(self, name)) is not None and reads_unsigned(expression)
+            if (expression := getattr(self, name)) is not None and reads_unsigned(expression, signed)
         ]
 
 
@@ -62,6 +64,33 @@ class SourceSettings(Model):
     ``whsec_`` before it or not. Several are good at once, so that they can be changed one after the other. No two
     source systems may have the same. What the signature does not cover decides nothing: its events may not be in binary
     mode, and of the headers ``events`` may look at ``webhook-id`` and ``webhook-timestamp`` only."""
+    signature: SignatureSettings | None = None
+    """How its requests are signed, where it follows another scheme than Standard Webhooks: that of Shopify, GitHub,
+    Stripe, WooCommerce and many others. In place of ``webhook_secrets``, and together with ``events``."""
     events_per_second: float | None = Field(default=None, gt=0)
     """More than so many of its events are refused with 429 and the time to wait, by each replica of the API service;
     without it there is no limit."""
+
+    @model_validator(mode="after")
+    def _check_signature(self) -> Self:
+        if self.signature is not None and self.webhook_secrets:
+            raise ValueError("signature: 'webhook_secrets' is another scheme: leave one of them out")
+        if self.signature is not None and self.events is None:
+            raise ValueError(
+                "signature: needs 'events', which says where the values are in what the source sends to "
+                "/v1/sources/NAME/events; a source that sends CloudEvents signs them with 'webhook_secrets'"
+            )
+        return self
+
+    @property
+    def signed_headers(self) -> tuple[str, ...] | None:
+        """The names of the headers that its signature covers; None where it does not sign."""
+        if self.signature is not None:
+            return self.signature.signed_headers
+        return SIGNED_HEADERS if self.webhook_secrets else None
+
+    def list_signing_keys(self) -> list[tuple[str, bytes]]:
+        """The keys by which it signs, each with its place in the source's settings."""
+        if self.signature is not None:
+            return [(f"signature.secrets.{at}", each.encode()) for at, each in enumerate(self.signature.secrets)]
+        return [(f"webhook_secrets.{at}", webhook_key(str(each))) for at, each in enumerate(self.webhook_secrets)]

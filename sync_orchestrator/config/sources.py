@@ -13,7 +13,7 @@ from sync_orchestrator.config.call_checks import check_names
 from sync_orchestrator.config.calls import CountCallSettings, FilterCheckSettings, ListCallSettings, ReadCallSettings
 from sync_orchestrator.config.http_access import HttpSettings, check_address
 from sync_orchestrator.config.intake import SourceSettings
-from sync_orchestrator.config.types import ClassName, Expression, Model, Seconds, Template
+from sync_orchestrator.config.types import ClassName, Expression, Model, Name, Seconds, Template
 from sync_orchestrator.expressions.templates import names_in
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -126,9 +126,32 @@ class ClassSourceSettings(SourceSettings, HttpSettings):
         return self
 
 
+class SharedSourceSettings(SourceSettings):
+    """A source system that is a third party, too: one system, which is called through one client."""
+
+    kind: Literal["rest"] = "rest"
+    same_as: Name
+    """The third party that it is. The source has its name. It is called with the address, headers, login, rate, limits,
+    deadlines and throttling of the third party, and waits while its circuit breaker is open."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_shared_settings(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        for name in (*HttpSettings.model_fields, "rate", "in_flight_window", "breaker"):
+            if name in value:
+                raise ValueError(f"{name}: the third party '{value.get('same_as')}' decides it: leave it out here")
+        if "adapter" in value or value.get("kind", "rest") != "rest":
+            raise ValueError("same_as: is for sources of kind rest: leave out 'kind' and 'adapter'")
+        return value
+
+
 def _find_source_kind(value: object) -> str:
     if not isinstance(value, dict):
-        return str(getattr(value, "kind", "rest"))
+        return "shared" if isinstance(value, SharedSourceSettings) else str(getattr(value, "kind", "rest"))
+    if "same_as" in value:
+        return "shared"
     return str(value.get("kind", "class" if "adapter" in value else "rest"))
 
 
@@ -136,7 +159,8 @@ Source = Annotated[
     Annotated[RestSourceSettings, Tag("rest")]
     | Annotated[SqlSourceSettings, Tag("sql")]
     | Annotated[FileSourceSettings, Tag("files")]
-    | Annotated[ClassSourceSettings, Tag("class")],
+    | Annotated[ClassSourceSettings, Tag("class")]
+    | Annotated[SharedSourceSettings, Tag("shared")],
     Discriminator(_find_source_kind),
 ]
 """A source system, by its ``kind``."""
@@ -284,6 +308,10 @@ class PartSettings(Model):
     deleted_when: Expression | None = None
     """True for an item that the source lists though it is logically deleted. Truth values are true, false, 0, 1, and
     texts such as "yes" and "no"; for others configure a comparison: ``"archived == 'X'"``."""
+    only_when: Expression | None = None
+    """True for the items that are records, such as ``"sku != `null`"``. The others are passed over, also where they
+    have no key. Truth values are as of ``deleted_when``. A record for which it does not hold any more is gone from the
+    source, within ``validation.deletions``. ``count`` has to count only what it selects."""
     absent_fields: Literal["refuse", "null"] = "refuse"
     """What it means that a field that the mapping reads is absent, which is not the same as null. ``refuse``: a table,
     query or file without such a column fails, and a record that had a value before cannot be used. ``null``: the field
@@ -343,6 +371,11 @@ class PartSettings(Model):
                 "changes": {"since_number"} | ({"since"} if self.version.kind == "time" else set()),
             },
         )
+        if self.only_when is not None and self.keys is not None:
+            raise ValueError(
+                "keys: cannot be used with 'only_when', which is judged by whole items: leave it out, and records are "
+                "listed by 'list'"
+            )
         if self.sql is not None:
             for name, column in (("key", self.key), ("group", self.group), ("version.path", self.version.path)):
                 if column and not _PLAIN.fullmatch(column):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -230,6 +231,13 @@ class TargetSettings(Model):
     there, the id was given again: that record is left alone, and ours is searched by its key. ``auto``: unless the id
     is a random one (a UUID, an ObjectId, a ULID). ``never`` saves one ``read`` for each such write; choose it only if
     an id is never given again, not even after a restore from a backup."""
+    creates: Literal["allowed", "never"] = "allowed"
+    """``never``: others make the records there, and only those that are there are updated. ``create`` and
+    ``bulk_create`` are left out then. A record that is not there waits until it is, and spends no attempts; an operator
+    is told of it after ``alerts.waiting_after``."""
+    deletes: Literal["allowed", "never"] = "allowed"
+    """``never``: no record is removed there. ``delete`` and ``bulk_delete`` are left out then. A deletion ends as *not
+    sent*, and what stays there counts as unmanaged."""
     create: WriteCallSettings | None = None
     """Makes a record."""
     update: WriteCallSettings | None = None
@@ -275,6 +283,7 @@ class TargetSettings(Model):
                 "'create.then' needs 'update.then': where such a call fails after its create, the next "
                 "attempt is an update"
             )
+        self._check_never()
         self._check_ids()
         self._check_names()
         self._check_revision()
@@ -296,14 +305,48 @@ class TargetSettings(Model):
         for name in ("read", "list"):
             if getattr(self, name) is None:
                 raise ValueError(f"'{name}' is needed")
-        for name in ("update", "delete"):
+        for name in ("update", *(["delete"] if self.deletes == "allowed" else [])):
             if getattr(self, name) is None and getattr(self, f"bulk_{name}") is None:
-                raise ValueError(f"'{name}' or 'bulk_{name}' is needed")
-        if self.create is None and self.bulk_create is None:
+                hint = ", or 'deletes: never' if no record is ever removed there" if name == "delete" else ""
+                raise ValueError(f"'{name}' or 'bulk_{name}' is needed{hint}")
+        if self.creates == "allowed" and self.create is None and self.bulk_create is None:
             if self.ids == "theirs":
-                raise ValueError("'create' is needed where the third party gives the ids")
+                raise ValueError(
+                    "'create' is needed where the third party gives the ids, or 'creates: never' if others make the "
+                    "records there"
+                )
             if self.upsert != "update":
                 raise ValueError(f"upsert '{self.upsert}' needs 'create'")
+
+    def _check_never(self) -> None:
+        """What belongs to creates and deletes is refused where these are never made."""
+        for setting, names in (
+            ("creates", ("create", "bulk_create", "id_from", "search_first", "idempotency")),
+            ("deletes", ("delete", "bulk_delete")),
+        ):
+            if getattr(self, setting) == "allowed":
+                continue
+            for name in names:
+                if getattr(self, name) not in (None, False):
+                    raise ValueError(f"{name}: has no effect with '{setting}: never': leave it out")
+            hint = f"'{setting}: never' does not allow"
+            for place, rules in self._rules_of_updates():
+                if any(rule.means == "remake" for rule in rules):
+                    raise ValueError(f"{place}: 'remake' deletes a record and makes it anew, which {hint}")
+        if self.creates == "never" and self.upsert != "update":
+            raise ValueError(f"upsert: '{self.upsert}' makes records, which 'creates: never' does not allow")
+        if self.creates == "never" and self.ids == "theirs" and self.lookup is None:
+            raise ValueError("creates: 'never' needs 'lookup' where the third party gives the ids: it finds the record")
+
+    def _rules_of_updates(self) -> Iterator[tuple[str, Outcomes]]:
+        """The outcomes of calls that may mean ``remake``, each with its place."""
+        if self.update is not None:
+            yield "update.outcomes", self.update.outcomes
+            for number, call in enumerate(self.update.then):
+                yield f"update.then[{number}].outcomes", call.outcomes
+        if self.bulk_update is not None:
+            yield "bulk_update.request.outcomes", self.bulk_update.request.outcomes
+            yield "bulk_update.outcomes", self.bulk_update.outcomes
 
     def collect_bulk_calls(self) -> dict[str, BulkCallSettings]:
         """The calls of many records, by the name of their field."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from sync_orchestrator.adapters.factory import build_sources, build_third_parties
+from sync_orchestrator.adapters.factory import build_third_parties
 from sync_orchestrator.config import Config
 from sync_orchestrator.conformance.call_notes import FailedCalls, call_of, note_failures
 from sync_orchestrator.conformance.causes import Tried, name_causes
@@ -23,6 +23,7 @@ from sync_orchestrator.conformance.report import Behaviour, BehaviourResult, Con
 from sync_orchestrator.conformance.samples import Samples
 from sync_orchestrator.conformance.source import SOURCE, Shelf
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
+from sync_orchestrator.conformance.tried_sources import build_tried_sources
 from sync_orchestrator.core.failure_causes import cause_of, cause_of_error
 from sync_orchestrator.core.ports import Json, SourceSystem, ThirdParty
 from sync_orchestrator.core.values.mapping import Mapping
@@ -148,7 +149,7 @@ async def _of_source(
     settings = config.entities[entity]
     if part not in settings.parts:
         raise NotFound(f"{entity} has no part '{part}'; it has {', '.join(settings.parts)}")
-    sources = build_sources(config)[entity]
+    sources = build_tried_sources(config)[entity]
     system = config.sources[part]
     failed_calls: FailedCalls = []
     try:
@@ -173,7 +174,7 @@ async def _of_source(
             if failure is None or call is None:
                 return f"see entities.{entity}.parts.{part}.{behaviour.section}"
             section = section_of(failure) if system.kind == "rest" else system.kind
-            hint = hint_for(failure, f"sources.{part}", system)
+            hint = hint_for(failure, config.locate_source_access(part), config.describe_source_access(part))
             return f"see entities.{entity}.parts.{part}.{section}" + (f"; {hint}" if hint else "")
 
         return await _try_behaviours(
@@ -191,6 +192,9 @@ async def _of_source(
     finally:
         for source in sources.values():
             await source.close()
+
+
+_NEVER = "it creates and deletes records of its own, which 'creates: never' or 'deletes: never' does not allow"
 
 
 async def _of_third_party(
@@ -247,6 +251,11 @@ async def _of_third_party(
         return bench.point_to_fix(section_of(failure), call) + (f"; {hint}" if hint else "")
 
     report = ConformanceReport()
+    if not (third_party.capabilities.can_create and third_party.capabilities.can_delete):
+        await third_party.close()
+        for each in THIRD_PARTY.all:
+            _add_ending(report, BehaviourResult(entity, name, each.name, "skipped", _NEVER), told)
+        return report
     try:
         await _try_behaviours(
             entity, name, THIRD_PARTY.all, bench, point_to_fix, section_of, skip, told, report, bench.delete_made
@@ -388,7 +397,7 @@ def _add_ending(report: ConformanceReport, ending: BehaviourResult, told: Told |
 
 async def _known_groups(config: Config, entity: str) -> list[str]:
     """The business groups that the owner names, as ``check --live`` takes them; none where it cannot say."""
-    sources = build_sources(config)[entity]
+    sources = build_tried_sources(config)[entity]
     try:
         return await _list_groups(sources[config.entities[entity].owner])
     finally:
@@ -398,7 +407,7 @@ async def _known_groups(config: Config, entity: str) -> list[str]:
 
 async def _read_sample(config: Config, entity: str, group: str | None) -> tuple[Json, str]:
     """The owner's first record that the mapping can use, with what the other sources say of it, and its group."""
-    settings, sources = config.entities[entity], build_sources(config)[entity]
+    settings, sources = config.entities[entity], build_tried_sources(config)[entity]
     mapping, hint = Mapping(settings.mapping), f"give one with --sample, or entities.{entity}.samples"
     try:
         for name in [group] if group is not None else await _list_groups(sources[settings.owner]):

@@ -22,6 +22,8 @@ class PartRead:
     ``group`` is None where the source does not say the business group.
     ``deleted`` is true where the source still lists the record but calls it deleted.
     ``problem`` says why the part cannot be used; then nothing else of it counts but the key.
+    ``passed_over`` is true for an item that is no record (``only_when``): gone where the record is known, and nothing
+    where it is not. Its key is empty where it shows none.
     """
 
     key: str
@@ -30,6 +32,7 @@ class PartRead:
     group: str | None = None
     deleted: bool = False
     problem: str | None = None
+    passed_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,12 @@ class Capabilities:
     None of a ``Found`` says nothing."""
     lists_by_group: bool = True
     """``pages`` shows the records of one business group only."""
+    can_create: bool = True
+    """Records are made there. Where False, others make them, and a record that is not there is waited for."""
+    can_delete: bool = True
+    """Records are deleted there. Where False, no delete is sent."""
+    update_creates: bool = True
+    """With our ids: an update makes what is not there. Where ``can_create`` is False, a read goes before it."""
     has_linked_calls: bool = False
     """A write consists of several calls. What the first one wrote does not prove that the others were made."""
 

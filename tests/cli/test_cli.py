@@ -90,9 +90,22 @@ def test_status_shows_streams_of_captured_changes(world: World, command: Command
     found = json.loads(command("status", "--json").stdout)["streams"]["shop"]
     assert (found["position"], found["retained_bytes"], found["read"]) == ("0/10", 1024**2, False)
     assert (found["behind_seconds"], found["lost"]) == (2.0, "the replication slot is gone")
-    said = command("status").stdout
-    assert "captured changes" in said
-    assert "1.0 MiB" in said
+    for said in (command("status").stdout, command("capture", "list").stdout):
+        assert "captured changes" in said
+        assert "1.0 MiB" in said
+        assert re.search(r"\b2 s\b", said)
+        assert "no process reads it: run `sync-orchestrator capture`" in said
+        assert "changes are missing: the replication slot is gone" in said
+
+
+def test_what_stops_a_stream_now_comes_before_what_is_missing(world: World, command: Command) -> None:
+    world.query(
+        "INSERT INTO sync.streams (name, identity, position, lost, error, lease_until) VALUES ('shop', 'x', '0/10', "
+        "'the slot is gone', 'there is no publication', sync.clock() + interval '1 hour') RETURNING name"
+    )
+    for said in (command("status").stdout, command("capture", "list").stdout):
+        assert "there is no publication; changes are missing: the slot is gone" in said
+        assert "no process reads it" not in said
 
 
 def test_text_of_others_cannot_steer_the_terminal(world: World, command: Command) -> None:

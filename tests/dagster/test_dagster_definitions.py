@@ -24,8 +24,8 @@ from demo.up import home_of_demo
 from sync_orchestrator import config as configuration
 from sync_orchestrator.assets.lineage import archive_key, captured_key, mirror_key, source_key, third_party_key
 from sync_orchestrator.assets.ticks import cron_line, tick_minutes
-from sync_orchestrator.core.values.mapping_columns import paths_of
 from sync_orchestrator.definitions import build_definitions
+from sync_orchestrator.expressions.mapping_columns import paths_of
 from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE, write_instance
 from sync_orchestrator.sensors.alerts import cause_of, goes_on
 from sync_orchestrator.sensors.changes import unless_needed

@@ -86,7 +86,7 @@ def test_a_stranger_follows_the_page(
     [event] = recorded(engine)
     assert (event.entity, event.key, event.group_key, event.data["title"]) == ("product", "7", "A", "Tea cup")
     assert "shop" in say("capture", "list", folder=tmp_path)[1]
-    assert "product" in say("events", "list", folder=tmp_path)[1]
+    assert "received_at" in say("records", "show", "product", "7", folder=tmp_path)[1]
     assert say("capture", "drop", "shop", "--yes", folder=tmp_path)[0] == 0
     assert source.find_slot() is None
 

@@ -45,7 +45,7 @@ def test_a_stranger_follows_the_page(engine: Engine, tmp_path: Path, monkeypatch
         source = MariadbSource(server, "shop")
         source.execute(ARTICLES)
         source.execute("INSERT INTO articles (id, merchant, title) VALUES (7, 'A', 'Cup')")
-        document = yaml.safe_load(block("yaml", "table: articles"))
+        document = yaml.safe_load(block("yaml", "mysql+pymysql"))
         document["sources"]["shop"]["url"] = source.url.replace("root@", "sync@")
         (tmp_path / "sync.yaml").write_text(yaml.safe_dump(document))
         config = configuration.load(tmp_path / "sync.yaml")

@@ -417,6 +417,10 @@ def two(server: Server, tmp_path: Path) -> Config:
                 "owner": "good",
                 "parts": {"good": rest},
                 "mapping": {"code": "key", "name": "good.name"},
+                "third_party": {
+                    name: {**call, "path": f"/things{call['path']}"} if isinstance(call, dict) else call
+                    for name, call in TARGET.items()
+                },
             }
         },
     )

@@ -10,11 +10,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
-import capture_worker
 import fill_worker
 import pytest
+from capture_processes import expected_events, require_each_once, worker
 from captured_sources import (
     ITEMS,
     AnySource,
@@ -27,7 +26,6 @@ from captured_sources import (
     query,
     reading,
     received,
-    recorded,
     wheel_server,
     wheel_shop,
     wheel_source,
@@ -43,7 +41,6 @@ from sync_orchestrator.capture import stream as stream_module
 from sync_orchestrator.capture.assembly import ChangeBatch
 from sync_orchestrator.capture.recording import StreamPosition
 from sync_orchestrator.core.crash_points import REGISTERED
-from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import LogDown
 
@@ -59,44 +56,6 @@ def shop(request: pytest.FixtureRequest) -> AnySource:
     """A database with the table ``items``, of each kind whose log is read."""
     made: AnySource = request.getfixturevalue("wheel_shop" if request.param == "postgres" else "mariadb_shop")
     return made
-
-
-@contextmanager
-def worker(database_url: str, source: AnySource, crash_at: str | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A reader in a process of its own; it is asked to end when the block is left."""
-    environment = {name: value for name, value in os.environ.items() if name != "SYNC_CRASH_AT"}
-    if crash_at is not None:
-        environment["SYNC_CRASH_AT"] = crash_at
-    config = json.dumps(captured_config(source).model_dump(mode="json", exclude_defaults=True, by_alias=True))
-    process = subprocess.Popen(
-        [sys.executable, capture_worker.__file__, database_url, config],
-        env=environment,
-        cwd=SUPPORT,
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "started\n"
-        yield process
-    finally:
-        process.communicate(timeout=30)
-
-
-def expected_events(source: AnySource) -> int:
-    return int(source.execute("SELECT count(*) FROM items")[0][0])
-
-
-def require_each_once(engine: Engine, source: AnySource) -> None:
-    """Every row was inserted once, so each is one event; none was offered twice, or is missing."""
-    rows = [row.key for row in recorded(engine)]
-    assert len(rows) == len(set(rows)), "a change was recorded twice"
-    assert set(rows) == {row[0] for row in source.execute("SELECT sku FROM items")}, "a change was lost"
-    with engine.begin() as connection:
-        totals = count_conservation(connection)
-    assert totals.balanced
-    assert totals.duplicates == 0
 
 
 @pytest.mark.parametrize("times", [1, 3])

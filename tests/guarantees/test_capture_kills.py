@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 import psycopg
 import psycopg.errors
 import pytest
+from capture_processes import expected_events, require_each_once, worker
 from captured_sources import ITEMS, CapturedSource, SourceServer, own_server, start_server
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
-from test_capture_crashes import expected_events, require_each_once, worker
 
 from sync_orchestrator.core.db.session import open_engine
 from sync_orchestrator.core.ledger.conservation import count_conservation

@@ -265,8 +265,8 @@ class ModelLog:
                 else:
                     self._sent_to = max(self._sent_to, self._database.end)
                     return Keepalive(self._sent_to, False)
-        message: Any = self._ready.popleft()
-        return message  # not decoded, as it is not encoded
+        message: bytes = self._ready.popleft()  # type: ignore[assignment]  # not encoded, and not decoded either
+        return message
 
     def take_buffered(self) -> bytes | Keepalive | None:
         return None

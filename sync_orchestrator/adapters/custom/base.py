@@ -229,7 +229,7 @@ class SourceAdapter(Adapter, Source):
         self._rows = Rows(given.part)
 
     def part_of(self, row: Json) -> PartRead:
-        """The part that a row tells, by ``key``, ``version``, ``group`` and ``deleted_when`` of the configuration."""
+        """The part that a row tells, by ``key``, ``version``, ``group``, ``deleted_when`` and ``only_when``."""
         return self._rows.part_of(row)
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:

@@ -350,6 +350,8 @@ def _no_found(came: object) -> str | None:
 def _no_part(came: object) -> str | None:
     if not isinstance(came, PartRead):
         return f"gave {_describe_value(came)}, not a PartRead"
+    if came.passed_over is True and came.deleted is True and type(came.version) is int:
+        return _no_text("key", came.key)
     if came.problem is not None:
         return _no_text("problem", came.problem) or _no_text("key", came.key)
     if wrong := _no_id(came.key):

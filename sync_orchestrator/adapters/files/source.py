@@ -92,6 +92,8 @@ class FileSource(Source):
     def _count_keys(self, group: str) -> int | None:
         keys = set()  # of hashes, which are small: two keys that share one hold deletions up, no more
         for row in self._of_group(group):
+            if row.passed_over:
+                continue
             if not row.key:
                 return None
             keys.add(hash(row.key))
@@ -109,7 +111,7 @@ class FileSource(Source):
     def _without_group(self) -> Ungrouped:
         number, examples = 0, []
         for row in self._read_rows(self._list_files("*"), as_they_are=True):
-            if row.problem is None and row.group is None:
+            if row.problem is None and row.group is None and not row.passed_over:
                 number += 1
                 examples += [row.key] if number <= _EXAMPLES else []
         return Ungrouped(number, tuple(examples))
@@ -213,7 +215,7 @@ class FileSource(Source):
         found = self._rows.part_of(row, place)
         if as_it_is:
             return found
-        ungrouped = found.group is None and found.problem is None
+        ungrouped = found.group is None and found.problem is None and not found.passed_over
         if ungrouped and self._part.group is not None and not self._by_name:
             return build_unusable_part(found.key, f"no business group at '{self._part.group}'", place)
         return found

@@ -9,7 +9,7 @@ from sync_orchestrator.adapters.concurrency import side_by_side
 from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.rest.filter_check import Filters
 from sync_orchestrator.adapters.rest.paging import get_all, get_count, get_list, list_pages
-from sync_orchestrator.adapters.row_reader import once_each, select_requested_rows
+from sync_orchestrator.adapters.row_reader import once_each, pass_over, select_requested_rows
 from sync_orchestrator.config import ListCallSettings, PartSettings, ReadCallSettings
 from sync_orchestrator.core.ports import OpenTransactions, PartRead, Ungrouped
 from sync_orchestrator.core.values.names import NoName, are_alike, canonical_name, list_spellings, spelt_otherwise
@@ -29,6 +29,7 @@ class RestSource:
         self._version = compile_selector(part.version.path)
         self._group = compile_selector(part.group) if part.group else None
         self._deleted = parse_condition(part.deleted_when) if part.deleted_when else None
+        self._only = parse_condition(part.only_when) if part.only_when else None
         assert part.list is not None
         self._list = part.list
         self.keyset_listing = part.list.paging == "after"
@@ -48,9 +49,16 @@ class RestSource:
                 return self._select_requested_row(key, items)
         return None
 
+    def _is_selected(self, item: object) -> bool:
+        """Whether an item is a record, as far as that can be said."""
+        try:
+            return self._only is None or not isinstance(item, dict) or self._only.holds(item)
+        except NoTruth:
+            return True
+
     async def _read_items(self, call: ReadCallSettings, key: str) -> list[object]:
         try:
-            return await get_all(self._http, call, {"key": key}, key_of=self._key_of)
+            return await get_all(self._http, call, {"key": key}, key_of=self._name_of)
         except CallFailed as failure:
             if failure.refusal is Refusal.MISSING:
                 return []
@@ -58,7 +66,7 @@ class RestSource:
 
     def _select_requested_row(self, key: str, items: Sequence[object]) -> PartRead | None:
         """The part of a key among what came for it; under another spelling of the key it cannot be used."""
-        rows = once_each([self._read_row(item) for item in items])
+        rows = [row for row in once_each([self._read_row(item) for item in items]) if row.key or not row.passed_over]
         other = next((row.key for row in rows if row.key != key), None)
         if other is None:
             return next(iter(rows), None)
@@ -84,11 +92,12 @@ class RestSource:
     async def _read_chunk(self, keys: Sequence[str]) -> list[PartRead]:
         assert self._part.read_many is not None
         wanted, values = set(keys), {"keys": [spelling for key in keys for spelling in list_spellings(key)]}
-        rows = [
+        read = [
             self._read_row(item)
-            async for items, _ in list_pages(self._http, self._part.read_many, values, key_of=self._key_of)
+            async for items, _ in list_pages(self._http, self._part.read_many, values, key_of=self._name_of)
             for item in items
         ]
+        rows = [row for row in read if row.key or not row.passed_over]
         if any(row.key not in wanted for row in rows):
             await self._filters.prove_filters("read_many", self._part.read_many, values, "keys")
         return once_each(select_requested_rows(keys, rows))
@@ -114,12 +123,12 @@ class RestSource:
     ) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         values = {"group": group}
         seen: dict[int, tuple[int, int]] | None = None if listing.paging in ("none", "after") else {}
-        async for items, last in list_pages(self._http, listing, values, key_of=self._key_of, after=after):
+        async for items, last in list_pages(self._http, listing, values, key_of=self._name_of, after=after):
             rows = once_each([self._read_row(item, keys_only=listing is self._part.keys) for item in items])
-            if self._group is not None and any(row.group is None and row.problem is None for row in rows):
+            if self._group is not None and any(map(_lacks_group, rows)):
                 if "group" in listing.collect_template_names():
                     await self._filters.prove_filters(name, listing, values, "group")
-                elif all(row.group is None for row in rows):
+                elif all(row.group is None or row.passed_over for row in rows):
                     raise CallFailed(
                         Failure.PERMANENT,
                         (
@@ -132,7 +141,7 @@ class RestSource:
             yield rows if seen is None else [self._first_time(row, seen) for row in rows], last
 
     def _require_group(self, row: PartRead) -> PartRead:
-        if row.group is not None or row.problem is not None:
+        if not _lacks_group(row):
             return row
         return PartRead(row.key, 0, {}, problem=f"no business group at '{self._part.group}'")
 
@@ -141,7 +150,7 @@ class RestSource:
 
         Under another version it is a record that changed while the pages were read.
         """
-        if row.problem is not None:
+        if row.problem is not None or row.passed_over:
             return row
         now = row.version, hash(repr(row))
         before = seen.setdefault(hash(row.key), now)
@@ -163,7 +172,7 @@ class RestSource:
         values: dict[str, Any] = {"since_number": since}
         if self._part.version.kind == "time":
             values["since"] = as_time(since)
-        async for items, _ in list_pages(self._http, self._part.changes, values, key_of=self._key_of):
+        async for items, _ in list_pages(self._http, self._part.changes, values, key_of=self._name_of):
             yield await self._settle_unclear_rows([self._read_row(item) for item in items])
 
     async def open_transactions(self) -> OpenTransactions | None:
@@ -176,7 +185,9 @@ class RestSource:
         Where it cannot be read, the order in which the source gives them decides.
         """
         shown: dict[tuple[str, int], str] = {}
-        unclear = [row.key for row in rows if shown.setdefault((row.key, row.version), repr(row)) != repr(row)]
+        unclear = [
+            row.key for row in rows if row.key and shown.setdefault((row.key, row.version), repr(row)) != repr(row)
+        ]
         if not unclear or not self.can_read:
             return rows
         keys = sorted(set(unclear))
@@ -210,6 +221,13 @@ class RestSource:
         """Closes the connections of the client."""
         await self._http.close()
 
+    def _name_of(self, item: object) -> str:
+        """The key by which a listing goes on, or tells items apart; an item that is no record may have none."""
+        if not self._is_selected(item):
+            assert isinstance(item, dict)
+            return pass_over(self._http.search_document(self._key, item), None, self._part).key or repr(item)
+        return self._key_of(item)
+
     def _key_of(self, item: object) -> str:
         try:
             key = canonical_name(self._http.search_document(self._key, item))
@@ -223,6 +241,11 @@ class RestSource:
     def _read_row(self, item: object, *, keys_only: bool = False) -> PartRead:
         if not isinstance(item, dict):
             raise self._http.build_unusable_failure("an item of the source is not an object", item)
+        try:
+            if self._only is not None and not self._only.holds(item):
+                return self._pass_over(item)
+        except NoTruth as error:
+            return self._build_unusable_part(self._pass_over(item).key, "only_when", str(error))
         key = self._key_of(item)
         try:
             kind = self._part.version.kind
@@ -243,6 +266,15 @@ class RestSource:
             return self._build_unusable_part(key, f"no business group at '{self._part.group}'", str(error))
         return PartRead(key, version, item, group, deleted)
 
+    def _pass_over(self, item: dict[str, Any]) -> PartRead:
+        search = self._http.search_document
+        return pass_over(search(self._key, item), search(self._version, item), self._part)
+
     def _build_unusable_part(self, key: str, what: str, came: str) -> PartRead:
         """An item that stays unusable; the cause comes first, so that its alerts are grouped."""
         return PartRead(key, 0, {}, problem=f"{what}: {self._http.sanitize_text(came)}")
+
+
+def _lacks_group(row: PartRead) -> bool:
+    """Whether a record names no business group."""
+    return row.group is None and row.problem is None and not row.passed_over

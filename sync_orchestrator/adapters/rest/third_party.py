@@ -182,5 +182,12 @@ def capabilities_of(target: TargetSettings) -> Capabilities:
         sends_group=target.uses_group(sent),
         shows_group=target.group is not None,
         lists_by_group=target.list is None or target.uses_group(target.list.collect_template_names()),
+        can_create=target.creates == "allowed",
+        can_delete=target.deletes == "allowed",
+        update_creates=any(
+            call.method != "PATCH"
+            for call in (target.update, None if target.bulk_update is None else target.bulk_update.request)
+            if call is not None
+        ),
         has_linked_calls=target.update is not None and bool(target.update.then),
     )

@@ -122,9 +122,10 @@ class SqlSource(Source):
             yield rows, last
 
     async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
-        """The same of its columns key, version and group alone; of all, where ``deleted_when`` may need them."""
+        """The same of its columns key, version and group alone; of all, where conditions may need them."""
         columns = dict.fromkeys(name for name in (self._part.key, self._part.version.path, self._part.group) if name)
-        chosen = self._build_select(*(column(name) for name in columns) if self._part.deleted_when is None else ())
+        is_conditional = self._part.deleted_when is not None or self._part.only_when is not None
+        chosen = self._build_select(*() if is_conditional else (column(name) for name in columns))
         async for rows, _ in self._of_pages(chosen, group):
             yield rows
 
@@ -164,8 +165,8 @@ class SqlSource(Source):
         return await self._run_in_database(has_index_on, name, self._part.version.path)
 
     async def count(self, group: str) -> int | None:
-        """How many rows the group has; None for a part that is not grouped."""
-        if self._group is None:
+        """How many rows the group has; None for a part that is not grouped, or whose rows are not all records."""
+        if self._group is None or self._part.only_when is not None:
             return None
         return await self._run_in_database(self._count_rows, group)
 
@@ -178,8 +179,11 @@ class SqlSource(Source):
         return [group for group in named if group is not None and group.strip()]
 
     async def ungrouped(self) -> Ungrouped | None:
-        """The rows whose business group is NULL, empty or blank; None for a part that is not grouped."""
-        if self._group is None:
+        """The rows whose business group is NULL, empty or blank.
+
+        None for a part that is not grouped, or whose rows are not all records.
+        """
+        if self._group is None or self._part.only_when is not None:
             return None
         return await self._run_in_database(self._without_group)
 

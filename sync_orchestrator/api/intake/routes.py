@@ -186,15 +186,16 @@ class Intake:
     def _reader_of(self, source: str, headers: Mapping[str, str], claim: SignatureClaim | None) -> _Read:
         """Returns how events of a source's custom format are read.
 
-        A signed request is read by its body and its signed headers alone. Where its events have no ``id``, the signed
-        id of the message is used, since a repeated request has that again.
+        A signed request is read by its body and its signed headers alone. Where its events have no ``id``, the id of
+        the message is used, since a repeated request has that again.
         """
-        seen = headers if claim is None else claim.list_signed_headers()
+        seen = headers if claim is None else claim.headers
 
         def read_event(document: object, at: int | None) -> ChangeEvent | None:
             if not is_wanted(document, seen, source, self._config):
                 return None
-            message = None if claim is None else claim.ident if at is None else f"{claim.ident}#{at}"
+            ident = None if claim is None else claim.ident
+            message = ident if ident is None or at is None else f"{ident}#{at}"
             return change_event_of(document, seen, source, self._config, message)
 
         return read_event

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from sync_orchestrator.adapters.factory import build_sources, build_third_parties
+from sync_orchestrator.adapters.factory import build_third_parties
 from sync_orchestrator.config import Config, EntitySettings
 from sync_orchestrator.conformance.hints import hint_for
 from sync_orchestrator.conformance.live_check.pages import read_some_pages, rows_alone
 from sync_orchestrator.conformance.live_check.report import CheckStep, Told
 from sync_orchestrator.conformance.live_check.smaller_pages import with_page_size
 from sync_orchestrator.conformance.pacing import paces_of
+from sync_orchestrator.conformance.tried_sources import build_tried_sources
 from sync_orchestrator.core.ports import Found, Json, PartRead, SourceSystem, ThirdParty
 from sync_orchestrator.errors import CallFailed, Failure
 
@@ -100,7 +101,7 @@ class EntitySteps:
         smaller = with_page_size(self._config, self._name, part, size)
         if smaller is None:
             return
-        source = None if part is None else build_sources(smaller)[self._name][part]
+        source = None if part is None else build_tried_sources(smaller)[self._name][part]
         there = None if part is not None else build_third_parties(smaller, paces_of(smaller))[self._name]
         try:
             listing: AsyncIterator[Sequence[PartRead | Found]]
@@ -149,11 +150,11 @@ class EntitySteps:
                 self._tell(CheckStep(self._name, system, named, "waiting", about + failure.detail, fillers))
                 raise Stopped from None
             is_there = place.startswith((f"entities.{self._name}.third_party", "third_parties."))
-            section = "third_parties" if is_there else "sources"
+            config = self._config
             hint = hint_for(
                 failure,
-                f"{section}.{system}",
-                getattr(self._config, section)[system],
+                f"third_parties.{system}" if is_there else config.locate_source_access(system),
+                config.third_parties[system] if is_there else config.describe_source_access(system),
                 about_one_record=place.endswith(".read"),
             )
             self._fail_step(system, named, about + failure.detail, f"see {place}" + (f"; {hint}" if hint else ""))

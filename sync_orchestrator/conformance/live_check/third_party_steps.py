@@ -216,9 +216,13 @@ class ThirdPartySteps(EntitySteps):
                 "fill in",
                 "; ".join((*filled.calls, *(f"{name} is {value}" for name, value in filled.references.items()))),
             )
+        capabilities = self._third_party.capabilities
+        is_limited = not (capabilities.can_create and capabilities.can_delete)
         self._skip_step(
             system,
             "write",
             "not tried: this check writes nothing",
-            f"to try writes on a test system, use `sync-orchestrator conformance {self._name}`",
+            "conformance does not try it either: it creates and deletes records, which only others do there"
+            if is_limited
+            else f"to try writes on a test system, use `sync-orchestrator conformance {self._name}`",
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,8 @@ from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.archive import queries
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.ports import Json, OpenTransactions, PartRead, SourceSystem, Ungrouped
+from sync_orchestrator.core.ports import Json, PartRead, SourceSystem
+from sync_orchestrator.core.source_wrapper import SourceWrapper
 from sync_orchestrator.texts.storable_text import text_problem
 
 _HANDLE_ABSENCE = frozenset({"or_expression", "and_expression", "not_expression", "expref"})
@@ -125,15 +125,14 @@ def _refuse_row(row: PartRead, part: str, had: Iterable[str], fields: Iterable[s
     return replace(row, problem=problem_of(names, part))
 
 
-class CheckedSource:
+class CheckedSource(SourceWrapper):
     """A source system whose parts are compared with the archive: one that lost a mapped field cannot be used.
 
-    Implements ``core.ports.SourceSystem``. It covers every read: by key, listings and polls. Listings of keys have no
-    fields.
+    It covers every read: by key, listings and polls. Listings of keys have no fields.
     """
 
     def __init__(self, inner: SourceSystem, engine: Engine, entity: str, part: str, fields: frozenset[str]) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self._engine = engine
         self._entity = entity
         self._part = part
@@ -144,66 +143,10 @@ class CheckedSource:
         """The fields that the mapping reads of the part."""
         return self._fields
 
-    @property
-    def keyset_listing(self) -> bool:
-        return self.inner.keyset_listing
-
-    @property
-    def can_read(self) -> bool:
-        return self.inner.can_read
-
-    @property
-    def can_poll(self) -> bool:
-        return self.inner.can_poll
-
-    @property
-    def can_list_keys(self) -> bool:
-        return self.inner.can_list_keys
-
-    @property
-    def read_many_size(self) -> int:
-        return self.inner.read_many_size
-
-    @property
-    def confirms_absence(self) -> bool:
-        return self.inner.confirms_absence
-
-    async def read(self, key: str) -> PartRead | None:
-        row = await self.inner.read(key)
-        return None if row is None else (await self._check_rows([row]))[0]
-
-    async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
-        return await self._check_rows(await self.inner.read_many(keys))
-
-    async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
-        async with aclosing(self.inner.pages(group, after)) as pages:  # type: ignore[type-var]
-            async for rows, position in pages:
-                yield await self._check_rows(rows), position
-
     def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
         return self.inner.keys(group)
 
-    async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
-        async with aclosing(self.inner.changes(since)) as pages:  # type: ignore[type-var]
-            async for rows in pages:
-                yield await self._check_rows(rows)
-
-    async def open_transactions(self) -> OpenTransactions | None:
-        return await self.inner.open_transactions()
-
-    async def count(self, group: str) -> int | None:
-        return await self.inner.count(group)
-
-    async def groups(self) -> list[str] | None:
-        return await self.inner.groups()
-
-    async def ungrouped(self) -> Ungrouped | None:
-        return await self.inner.ungrouped()
-
-    async def close(self) -> None:
-        await self.inner.close()
-
-    async def _check_rows(self, rows: list[PartRead]) -> list[PartRead]:
+    async def select_rows(self, rows: list[PartRead]) -> list[PartRead]:
         if not any(row.problem is None and not row.deleted and find_lacking(row.data, self._fields) for row in rows):
             return rows
         return await asyncio.to_thread(

@@ -114,6 +114,12 @@ SELECT entity, count(*) FILTER (WHERE NOT deleted) AS archived,
 FROM sync.records WHERE revision > 0 GROUP BY entity
 """
 
+# The keys of which the archive has a part.
+SELECT_LIVE_PARTS = """
+SELECT key FROM sync.parts
+WHERE entity = %(entity)s AND part = %(part)s AND key = ANY(%(keys)s) AND NOT deleted
+"""
+
 # The totals of one entity, as its series in the UI.
 SUM_ENTITY_TOTALS = """
 SELECT r.*, e.*, d.*, a.*

@@ -321,6 +321,12 @@ def read_known_versions(
     return {(row.entity, row.key): row.version for row in rows if row.version is not None}
 
 
+def describe_outage(name: str, age_seconds: float) -> str:
+    """Says for how long a stream has not been open: in seconds below two minutes, in minutes from then on."""
+    age = f"{age_seconds:.0f} seconds" if age_seconds < 120 else f"{age_seconds / 60:.0f} minutes"
+    return f"{name}: its changes have not been captured for {age}"
+
+
 def watch_streams(connection: Connection, after_seconds: float) -> None:
     """Alerts of streams that were not open for too long, and ends the alerts of losses that are made up for."""
     for row in run(connection, queries.END_RESTORED_LOSSES):
@@ -331,6 +337,6 @@ def watch_streams(connection: Connection, after_seconds: float) -> None:
             connection,
             "capture_down",
             row.name,
-            f"{row.name}: its changes have not been captured for {row.age / 60:.0f} minutes",
+            describe_outage(row.name, row.age),
             examples=[row.error or "no process reads the stream"],
         )

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from sync_orchestrator.core.archive import deletion_caps
 from sync_orchestrator.core.archive.absent_fields import CheckedSource, find_lacking, refuse_vanished
 from sync_orchestrator.core.archive.archived_records import read_covered_groups, read_stamps
 from sync_orchestrator.core.archive.merge import merge
+from sync_orchestrator.core.archive.passed_over import list_known_keys
 from sync_orchestrator.core.archive.read_sequence import next_read_sequence
 from sync_orchestrator.core.capture.holds import NotedStreams, StreamHolds
 from sync_orchestrator.core.crash_points import CrashPoint
@@ -51,6 +52,7 @@ from sync_orchestrator.core.push.settlement import Settled
 from sync_orchestrator.core.shutdown import ended_in_order
 from sync_orchestrator.core.systems.epochs import list_epochs
 from sync_orchestrator.errors import CallFailed
+from sync_orchestrator.expressions.truth import NoTruth, parse_condition
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -140,8 +142,14 @@ class EventBatch:
         """
         share_lock(connection, AdvisoryLock.COMPLETION, self._entity.name)
         vanished = self._find_vanished_fields(connection)
+        passed_over, unclear = self._find_passed_over(connection)
         decisions, changes = _split_decisions(
-            self._decider.decide_received(event, vanished.get(event.seq)) for event in self._events.values()
+            self._decider.decide_received(
+                event,
+                unclear.get(event.seq) or vanished.get(event.seq),
+                passed_over=passed_over.get(event.seq),
+            )
+            for event in self._events.values()
         )
         decisions += self._merge_changes(connection, changes, {})
         self._write_decisions(connection, decisions, result, held_token=None)
@@ -182,6 +190,34 @@ class EventBatch:
             checked = refuse_vanished(connection, self._entity.name, part, rows, source.fields) if rows else []
             problems |= {event.seq: row.problem for (event, _), row in zip(some, checked, strict=True) if row.problem}
         return problems
+
+    def _find_passed_over(
+        self, connection: Connection
+    ) -> tuple[dict[int, Literal["known", "unknown"]], dict[int, str]]:
+        """Finds events whose data is of items that are no records (``only_when``).
+
+        Returns, by the events' numbers, whether the archive has the record, or another event of the batch may bring it;
+        and why that cannot be said of others.
+        """
+        found: dict[int, Literal["known", "unknown"]] = {}
+        unclear: dict[int, str] = {}
+        for part, settings in self._entity.settings.parts.items():
+            if settings.only_when is None:
+                continue
+            condition, others = parse_condition(settings.only_when), list[DueEvent]()
+            for event in self._events.values():
+                if event.source != part or event.data is None or event.action == "delete":
+                    continue
+                try:
+                    if not condition.holds(event.data):
+                        others.append(event)
+                except NoTruth as error:
+                    unclear[event.seq] = f"only_when: {error}"
+            known = list_known_keys(connection, self._entity.name, part, {event.key for event in others})
+            times = Counter(event.key for event in self._events.values()) if others else Counter[str]()
+            for event in others:
+                found[event.seq] = "known" if event.key in known or times[event.key] > 1 else "unknown"
+        return found, unclear
 
     async def _read_parts(self, requests: Sequence[ReadSource]) -> list[SourceRead]:
         with self._engine.begin() as connection:

@@ -34,6 +34,7 @@ NOT_THERE = "its source has no such record"
 BEHIND = "its source still shows an older version than the event names"
 
 _NEWER_IS_ARCHIVED = "a newer version is archived already"
+PASSED_OVER = "it is no record: only_when of the part does not hold"
 _NOT_LISTED = "its source has no such record, and a full sync did not list it"
 _OLDER_WAS_LISTED = "its source shows an older version, which a full sync took over"
 _OVER_CAP = "it would be one deletion more than the cap allows, and no delete event asked for it"
@@ -163,6 +164,11 @@ class SourceRead:
         return self.request.event
 
     @property
+    def shows_passed_over(self) -> bool:
+        """Whether one of the sources shows an item that is no record, and was none before."""
+        return any(found is not None and found.passed_over for found in self.parts.values())
+
+    @property
     def is_absent(self) -> bool:
         """Whether one of the sources has no such record."""
         return self.failure is None and None in self.parts.values()
@@ -198,13 +204,19 @@ class EventDecider:
             compile_selector(settings.parts[entity.rules.owner].group or "@"),
         )
 
-    def decide_received(self, event: DueEvent, vanished: str | None) -> Decision | Merge:
+    def decide_received(
+        self, event: DueEvent, vanished: str | None, *, passed_over: Literal["known", "unknown"] | None = None
+    ) -> Decision | Merge:
         """Decides about an event by itself.
 
         Args:
             event: The event.
-            vanished: Why its data cannot be taken: mapped fields that the archive has are absent (rule 33).
+            vanished: Why its data cannot be taken: mapped fields that the archive has are absent (rule 33), or nobody
+                can say whether it is a record.
+            passed_over: Its data is of an item that is no record (``only_when``): whether the archive has the record.
         """
+        if passed_over is not None:
+            return self._decide_passed_over(event, is_known=passed_over == "known")
         if ahead := self._seconds_ahead(event.source, event.version, event.now):
             return _wait_for_clock(event, ahead)
         change = None if event.is_thin else self._change_of_event(event)
@@ -221,6 +233,15 @@ class EventDecider:
             )
         return Merge((change,))
 
+    def _decide_passed_over(self, event: DueEvent, *, is_known: bool) -> Decision | Merge:
+        """The source is asked where it can be: an earlier event of the same record may just be merged."""
+        if event.source in self.rules.readable:
+            return self._request_read(event)
+        if not is_known:
+            return Supersede(event, PASSED_OVER)
+        gone = Stamp(event.epoch, event.version, event.read_sequence, TOMBSTONE_HASH, event.seq, inferred=True)
+        return Merge((Change(event.key, event.source, "delete", gone, None, None, event.seq),))
+
     def decide_read(self, read: SourceRead, stamps: Mapping[tuple[str, str], Stamp]) -> Decision | Merge:
         """Decides about an event whose sources were read.
 
@@ -231,7 +252,9 @@ class EventDecider:
         event = read.event
         if read.failure is not None:
             return self._decide_unread(event, read.failure, awaits_stream=read.awaits_stream)
-        shown = {part: found for part, found in read.parts.items() if found is not None}
+        shown = {part: found for part, found in read.parts.items() if found is not None and not found.passed_over}
+        if len(shown) < len(read.parts) and read.request.archived_revision is None and read.shows_passed_over:
+            return Supersede(event, PASSED_OVER)
         ahead = (self._seconds_ahead(part, found.version, event.now) for part, found in shown.items())
         if seconds := max(ahead, default=0.0):
             return _wait_for_clock(event, min(seconds, _REREAD_SECONDS))

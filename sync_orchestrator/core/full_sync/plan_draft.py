@@ -27,6 +27,8 @@ COUNTS = {
     "on_hold": "on hold for an operator, so not pushed",
     "discarded": "given up by an operator, so not pushed until they change",
     "drift": "other there than acknowledged, which validation looks after",
+    "absent": "not there, where only others make records (creates: never), so they wait",
+    "not_sent": "deleted here and left there (deletes: never)",
     "unmanaged": "there without ever having been put there by us, left alone",
 }
 """What a plan counts."""

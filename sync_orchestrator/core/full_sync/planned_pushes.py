@@ -26,6 +26,8 @@ _COUNTED_AS = {
     PlannedAction.DISCARDED: "discarded",
     PlannedAction.IN_SYNC: "unchanged",
     PlannedAction.DRIFT: "drift",
+    PlannedAction.ABSENT: "absent",
+    PlannedAction.NOT_SENT: "not_sent",
 }
 """The counts of records that are not pushed."""
 
@@ -96,7 +98,8 @@ class PlannedPushes:
     def _draft_departure(self, key: str) -> None:
         """A record that goes to another group."""
         self._draft.add_action("moved", key)
-        if self._entity.third_party.capabilities.group_in_address:
+        capabilities = self._entity.third_party.capabilities
+        if capabilities.group_in_address and capabilities.can_delete:
             self._draft.add_action("delete", key)
             self._draft.add_sample("delete", key, {}, None)
 

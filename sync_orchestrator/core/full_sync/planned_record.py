@@ -38,6 +38,10 @@ class PlannedAction(StrEnum):
     """It is created, although a record with its key is there already."""
     UPDATE = "update"
     DELETE = "delete"
+    ABSENT = "absent"
+    """It is not there, and waits until others have made it there."""
+    NOT_SENT = "not sent"
+    """It is deleted here, and stays there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +156,12 @@ def classify_record(
         return PlannedAction.ON_HOLD
     if step is PushStep.NOTHING:
         return _classify_acknowledged(wanted, shown)
+    if step is PushStep.NOT_SENT:
+        return PlannedAction.NOT_SENT if shown else PlannedAction.NOTHING
     if wanted is None:
         return PlannedAction.DELETE if shown else PlannedAction.NOTHING
     if not shown:
-        return PlannedAction.CREATE
+        return PlannedAction.CREATE if capabilities.can_create else PlannedAction.ABSENT
     if step is PushStep.CREATE and capabilities.assigns_ids:
         return PlannedAction.CREATE_DUPLICATE
     is_there = shown[0] == wanted and not record.is_regrouped(capabilities)

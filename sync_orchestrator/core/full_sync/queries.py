@@ -1,6 +1,7 @@
 """The queries of ``core/full_sync/``. Parameters are bound; batches come as arrays."""
 
 from sync_orchestrator.core.db.fragments import is_announced
+from sync_orchestrator.core.push.absent_records import IS_ABSENT
 
 # Starts anew: the read sequence is older than every read of this listing and later than all before.
 BEGIN_FULL_SYNC = """
@@ -60,20 +61,22 @@ MARK_ENTITY_COVERED = """
 SELECT coalesce(bool_and(first_completed_at IS NOT NULL), false) AS covered FROM sync.groups WHERE entity = %(entity)s
 """
 
-# What of a group is still to be pushed, and when the next of it is due.
-COUNT_OUTSTANDING = """
+# What of a group is still to be pushed, and when the next of it is due. What others have not made there yet is not a
+# full sync's to wait for: it was looked for.
+COUNT_OUTSTANDING = f"""
 SELECT count(*) FILTER (WHERE stopped IS NULL) AS open, count(*) FILTER (WHERE stopped <> 'discarded') AS stopped,
        min(EXTRACT(epoch FROM due_at - sync.clock())) FILTER (WHERE stopped IS NULL)::float8 AS next
 FROM sync.records
-WHERE entity = %(entity)s AND out_of_sync
+WHERE entity = %(entity)s AND out_of_sync AND ({IS_ABSENT}) IS NOT TRUE
   AND (group_key = %(group)s OR (applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key))
 """
 
-_RECORDS_OF_GROUPS = """
+_RECORDS_OF_GROUPS = f"""
     SELECT CASE WHEN group_key = ANY(%(groups)s::text[]) THEN group_key ELSE applied_group END AS group_key, key, error,
            stopped, changed_at
     FROM sync.records
     WHERE entity = %(entity)s AND out_of_sync AND stopped IS DISTINCT FROM 'discarded'
+      AND ({IS_ABSENT}) IS NOT TRUE
       AND (group_key = ANY(%(groups)s::text[]) OR applied_group = ANY(%(groups)s::text[]))"""
 
 # The same of several groups, those with an error apart.

@@ -26,7 +26,8 @@ ACTIONS = {
     "otherwise: with `ask`, launch the job `repair`. It does not fix what is persistent: the "
     "third party rounds or changes that value, so adapt the mapping.",
     "version_in_future": "A source's clock is wrong, or the version is: fix it there, then `records refresh`.",
-    "stuck_waiting": "What these belong to or refer to never came: full-sync its group, or make it at the third party.",
+    "stuck_waiting": "What these belong to or refer to never came: full-sync its group, or make it at the third party. "
+    "Records that only others make there (`creates: never`) are updated once they are there.",
     "source_behind": "The source does not show what it announced: it lags, was restored, or answers wrongly; or its "
     "events have a version, such as the time of sending, that its records never have. Look at "
     "the source. When it shows the records, the changes go on by themselves; a full sync takes over "
@@ -43,8 +44,9 @@ ACTIONS = {
     "poll_failing": "See that the source is up and lets us in: until it answers, its changes are not known here.",
     "rejected": "Read why (`sync-orchestrator rejected list`), fix the mapping or the sender, then retry or discard.",
     "consumer_down": "See that the broker is up, and the queue and the login are right: changes wait there until then.",
-    "capture_down": "Nothing is lost: the source keeps its log. Run `sync-orchestrator capture prepare` for what it "
-    "lacks; see that `sync-orchestrator capture` runs and that the source answers.",
+    "capture_down": "The source keeps its log meanwhile. See that the source answers and that `sync-orchestrator "
+    "capture` runs. `sync-orchestrator capture prepare` prints the SQL for what the source lacks. A publication that "
+    "was dropped has to be made again, and full syncs are needed after that.",
     "capture_behind": "Look at the source for a transaction that is open for long, and at this database for its load.",
     "capture_lost": "Run full syncs of the entities that are named: until then nobody knows whether they are in sync. "
     "Where the source was restored from a backup, begin a new epoch first (`sync-orchestrator epoch SOURCE`).",

@@ -128,8 +128,10 @@ def alert_stuck_waiting(connection: Connection, after: float) -> None:
         alerts.raise_alert_for_records(
             connection,
             "stuck_waiting",
-            f"{row.entity}: waits for what it refers to",
-            f"{row.entity}: records refer to something that never came",
+            f"{row.entity}: {'is not at the third party' if row.is_absent else 'waits for what it refers to'}",
+            f"{row.entity}: records wait, since the third party does not have them (creates: never)"
+            if row.is_absent
+            else f"{row.entity}: records refer to something that never came",
             row.entity,
             row.keys,
         )

@@ -138,7 +138,7 @@ async def _read_part(source: SourceSystem, key: str) -> PartRead | None:
     _, unusable = sort_out([] if found is None else [found])
     if unusable:
         raise CallFailed(Failure.PERMANENT, str(unusable[0].problem))
-    return found
+    return None if found is not None and found.passed_over else found
 
 
 def _describe_read(part: str, reads: dict[str, PartRead | None], numbered: Collection[str]) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.ports import Item, Json, ThirdParty
+from sync_orchestrator.core.push.absent_records import build_absent_failure
 from sync_orchestrator.core.push.calls import PushCalls, first_id
 from sync_orchestrator.core.push.claims import PushClaim
 from sync_orchestrator.core.push.decision import (
@@ -112,7 +113,7 @@ class _Attempt:
         self._wanted = wanted
         self._write_digest = digest_of_write(wanted, capabilities, claimed.group)
         self._elsewhere = groups_elsewhere(claimed, capabilities)
-        self._leaves_place = has_moved(claimed, capabilities) and not claimed.deleted
+        self._leaves_place = has_moved(claimed, capabilities) and not claimed.deleted and capabilities.can_delete
         self._calls = PushCalls(target.third_party, claimed)
         item = Item(
             key=claimed.key,
@@ -148,7 +149,7 @@ class _Attempt:
             case PushStep.REJECTED:
                 refusal = CallFailed(Failure.PERMANENT, "the third party refused this very payload before")
                 return self._end_failed(state, refusal, is_payload_refused=True)
-            case PushStep.NOTHING:
+            case PushStep.NOTHING | PushStep.NOT_SENT:
                 return self._end_acknowledged(state)
             case PushStep.HOLD if not self._claim.late_creates:
                 return self._end_on_hold(state)
@@ -175,7 +176,8 @@ class _Attempt:
         else:
             found = first_id(await self._calls.search_by_key(state.item, state.item.group))
             state = replace(state, item=replace(state.item, external_id=found))
-        step = after_lookup(state.situation, found, self._search_lag)
+        can_create = self._capabilities.can_create
+        step = after_lookup(state.situation, found, self._search_lag, can_create=can_create)
         if step is None:
             return self._end_postponed(state, search_wait(state.situation, self._search_lag))
         return self._enter_step(replace(state, step=step))
@@ -186,14 +188,16 @@ class _Attempt:
         return self._enter_step(replace(state, is_cleared=True))
 
     async def _lookup_before_update(self, state: PushState) -> PushState | Pushed:
-        target, _ = await self._calls.find_target(state.item, "update")
-        return self._after_missed_update(state) if target is None else replace(state, phase=Phase.UPDATE, item=target)
+        target, is_there = await self._calls.find_target(state.item, "update")
+        if target is None or not (is_there or self._capabilities.can_create):
+            return self._after_missed_update(state)
+        return replace(state, phase=Phase.UPDATE, item=target)
 
     async def _update_record(self, state: PushState) -> PushState | Pushed:
         try:
             external_id = await self._calls.update_record(state.item)
         except CallFailed as failure:
-            if failure.refusal is Refusal.HALF_WRITTEN:
+            if failure.refusal is Refusal.HALF_WRITTEN and self._can_remake:
                 return replace(state, phase=Phase.DELETE_HALF, half=failure)
             return self._end_failed(state, failure, is_payload_refused=_is_refusal(failure))
         if external_id is None:
@@ -268,6 +272,8 @@ class _Attempt:
             return replace(state, phase=Phase.LOOK_UP)
         if state.step in (PushStep.WAIT, PushStep.FORGET):
             return self._end_without_id(state)
+        if state.step is PushStep.ABSENT:
+            return self._end_absent(state)
         if self._leaves_place and not state.is_cleared:
             return replace(state, phase=Phase.CLEAR_OLD_PLACE)
         match state.step:
@@ -287,6 +293,8 @@ class _Attempt:
 
     def _go_on_without_id(self, state: PushState) -> PushState | Pushed:
         """The known id leads to nothing: what follows is planned as for a record without one."""
+        if not self._capabilities.assigns_ids and not self._capabilities.can_create:
+            return self._end_absent(state)
         if not self._capabilities.assigns_ids:
             if self._calls.made.wrote and not state.is_remade:
                 return self._end_failed(state, _nothing_was_made())
@@ -320,11 +328,15 @@ class _Attempt:
         state = replace(state, is_create_refused=_is_create_refused(failure, state.situation))
         if failure.external_id is not None:
             state = replace(state, item=replace(state.item, external_id=failure.external_id))
-            if failure.refusal is Refusal.HALF_WRITTEN:
+            if failure.refusal is Refusal.HALF_WRITTEN and self._can_remake:
                 return replace(state, phase=Phase.DELETE_HALF, aim=Aim.CREATE, half=failure)
         if failure.may_be_duplicate and self._capabilities.can_lookup:
             return replace(state, phase=Phase.TAKE_OVER, duplicate=failure)
         return self._end_failed(state, failure, is_payload_refused=_is_refusal(failure))
+
+    @property
+    def _can_remake(self) -> bool:
+        return self._capabilities.can_create and self._capabilities.can_delete
 
     # Ends -----------------------------------------------------------------------------------------------------------
 
@@ -351,6 +363,13 @@ class _Attempt:
             external_id=self._id_to_keep(state),
             cleared=state.is_cleared,
             refused=state.is_create_refused,
+        )
+
+    def _end_absent(self, state: PushState) -> Pushed:
+        """The record is not there, and is not made: it waits, and what was acknowledged of it is forgotten."""
+        item = replace(state.item, external_id=None)
+        return self._end_failed(
+            replace(state, step=PushStep.ABSENT, item=item, is_cleared=True), build_absent_failure()
         )
 
     def _end_not_taken_over(self, state: PushState) -> Pushed:

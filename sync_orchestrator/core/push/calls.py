@@ -72,7 +72,9 @@ class PushCalls:
     def needs_look(self, item: Item, verb: Literal["update", "delete"]) -> bool:
         """Whether a read has to show whose id it is before a record is written or deleted under it."""
         capabilities = self.capabilities
-        if not capabilities.assigns_ids or item.external_id is None or item.external_id in self._ids_seen:
+        if not capabilities.assigns_ids:
+            return verb == "update" and capabilities.update_creates and not capabilities.can_create
+        if item.external_id is None or item.external_id in self._ids_seen:
             return False
         if capabilities.look_first == "never" or verb in capabilities.reads_before:
             return False
@@ -118,8 +120,10 @@ class PushCalls:
     async def delete_record(self, item: Item) -> bool:
         """Deletes what is under an id, unless it is another record.
 
-        Returns whether ours was there, as far as it was looked at.
+        Returns whether ours was there, as far as it was looked at. Nothing is deleted where deletes are never sent.
         """
+        if not self.capabilities.can_delete:
+            return False
         target, is_there = await self.find_target(item, "delete")
         if target is None:
             return False

@@ -34,6 +34,10 @@ class PushStep(StrEnum):
     anything is made, so that a crash leaves no create of unknown outcome behind a known id."""
     HOLD = "hold"
     """A create's outcome is unknown and cannot be found out: a person decides."""
+    ABSENT = "absent"
+    """The record is not there, and none is made there: it is waited for."""
+    NOT_SENT = "not sent"
+    """The record is deleted here, and no delete is sent there."""
     REJECTED = "rejected"
     """This very payload was refused for good before."""
 
@@ -129,6 +133,8 @@ def _is_regrouped(claimed: PushClaim, capabilities: Capabilities) -> bool:
 def plan_step(situation: Situation, capabilities: Capabilities) -> PushStep:
     """The next step for a record in this situation."""
     settled = situation.outcome_unknown_for is None
+    if situation.deleted and not capabilities.can_delete:
+        return PushStep.NOT_SENT
     if not situation.deleted and situation.digest is not None and situation.digest == situation.rejected_digest:
         return PushStep.REJECTED
     known = situation.ever_applied or not situation.deleted
@@ -145,6 +151,8 @@ def plan_step(situation: Situation, capabilities: Capabilities) -> PushStep:
         return PushStep.READ_BACK if _proves_itself(situation, capabilities) else PushStep.UPDATE
     if situation.deleted:
         return PushStep.LOOK_UP if capabilities.can_lookup else PushStep.NOTHING if settled else PushStep.HOLD
+    if not capabilities.can_create:
+        return PushStep.LOOK_UP if capabilities.can_lookup else PushStep.ABSENT
     if settled and capabilities.search_first and capabilities.can_lookup:
         return PushStep.LOOK_UP
     if settled or (capabilities.idempotent_create and not capabilities.can_lookup and not situation.elsewhere):
@@ -156,6 +164,8 @@ def _without_its_id(situation: Situation, capabilities: Capabilities) -> PushSte
     """An id that leads to nothing does not prove that the record is gone: its key is searched, or time has to pass."""
     if capabilities.can_lookup:
         return PushStep.LOOK_UP
+    if not capabilities.can_create:
+        return PushStep.ABSENT
     if situation.deleted:
         return PushStep.NOTHING
     if situation.elsewhere:
@@ -185,14 +195,18 @@ def _proves_itself(situation: Situation, capabilities: Capabilities) -> bool:
     )
 
 
-def after_lookup(situation: Situation, found: str | None, search_lag: float) -> PushStep | None:
+def after_lookup(
+    situation: Situation, found: str | None, search_lag: float, *, can_create: bool = True
+) -> PushStep | None:
     """What follows a search by our key, when all that it showed of a deleted record is gone.
 
     None: wait (``search_wait``). An older create may still land, or has landed within the last ``search_lag`` seconds,
-    after which the search shows it.
+    after which the search shows it. Where nothing is created (``can_create`` False) there is nothing to wait for.
     """
     if found is not None and not situation.deleted:
         return PushStep.UPDATE
+    if not can_create and not situation.deleted:
+        return PushStep.ABSENT
     if search_wait(situation, search_lag) > 0:
         return None
     return PushStep.NOTHING if situation.deleted else PushStep.CREATE

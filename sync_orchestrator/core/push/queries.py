@@ -1,6 +1,7 @@
 """The queries of ``core/push/`` about the ends of pushes. Parameters are bound; batches come as arrays."""
 
 from sync_orchestrator.core.db.fragments import claim_is_free
+from sync_orchestrator.core.push.absent_records import IS_ABSENT
 
 # Acknowledged. Only the lease's token may say so; an older call that can still land keeps the outcome unknown.
 ACKNOWLEDGE_PUSHES = """
@@ -119,10 +120,11 @@ WHERE entity = %(entity)s AND key = %(key)s AND ready AND {claim_is_free()}
 RETURNING group_key, applied_group
 """
 
-# What was refused is tried again, too (rule 26): a full sync is when what it depends on may have come.
+# What was refused is tried again, too (rule 26): a full sync is when what it depends on may have come. A record that
+# was not there is looked for once more, so it is no longer known to be absent.
 RELEASE_GROUP_FROM_HOLD = f"""
 UPDATE sync.records SET stopped = NULL, stopped_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
-    refusal_retried = false
+    refusal_retried = false, error = CASE WHEN {IS_ABSENT} THEN NULL ELSE error END
 WHERE entity = %(entity)s
   AND (group_key = %(group)s OR (applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key))
   AND out_of_sync AND (stopped = 'dead' OR stopped IS NULL AND (attempts > 0 OR waiting_since IS NOT NULL))

@@ -131,7 +131,7 @@ def settle_pushes(
     result.duplicates += note_late_calls(
         connection, [end for end in late if end.calls.called], system.in_flight_seconds
     )
-    log_attempts(connection, [end for end in ordered if end.calls.called])
+    log_attempts(connection, [end for end in ordered if end.calls.called or end.step is PushStep.NOT_SENT])
     _note_strays(connection, name, ordered)
     if since is not None:
         retry_refused_records(connection, _entities_of(name, entities), since)
@@ -219,6 +219,7 @@ def _report_mirrored(
                 "revision": claimed.revision,
                 "deleted": claimed.deleted,
                 "external_id": end.external_id,
+                **({"sent": False} if end.step is PushStep.NOT_SENT else {}),
             }
             news[claimed.entity].append((claimed.key, data))
     _record_outcomes(connection, entities, "mirrored", news)

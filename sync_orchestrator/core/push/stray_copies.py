@@ -70,6 +70,8 @@ async def _copies_at(calls: PushCalls, own: Item, places: Iterable[str]) -> list
 async def take_back(third_party: ThirdParty, item: Item) -> None:
     """Deletes what a create made too late, unless its id is another record's by now. Raises CallFailed."""
     capabilities, external_id = third_party.capabilities, item.external_id
+    if not capabilities.can_delete:
+        return
     if (
         capabilities.assigns_ids
         and external_id is not None

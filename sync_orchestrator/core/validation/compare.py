@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -178,6 +178,14 @@ def _find_extra(gone: pd.DataFrame) -> list[Suspect]:
         Suspect.from_comparison(row, DriftKind.EXTRA if row.ever_applied else DriftKind.UNMANAGED)
         for row in gone.drop_duplicates("key").itertuples()
         if row.deleted
+    ]
+
+
+def leave_extra(suspects: Iterable[Suspect]) -> list[Suspect]:
+    """The suspects of a third party where nothing is deleted: what is extra there is unmanaged, and no drift."""
+    return [
+        replace(suspect, kind=DriftKind.UNMANAGED) if suspect.kind is DriftKind.EXTRA else suspect
+        for suspect in suspects
     ]
 
 

@@ -69,6 +69,8 @@ class Confirmation:
     """The suspects that are wrong, and the ids of ours under which the third party shows other keys."""
 
     confirmed: Sequence[ConfirmedSuspect] = ()
+    absent: Sequence[ConfirmedSuspect] = ()
+    """Records that are not there, where only others make them: no drift, and waited for."""
     strays: Sequence[NotedStray] = ()
 
 
@@ -91,12 +93,15 @@ async def confirm_suspects(scope: ValidationScope, suspects: Sequence[Suspect]) 
     by_listing: set[_RecordId] = set()
     if any(look.is_wrong is None for look in looks):
         by_listing = await _list_misplaced(scope, suspects)
+    wrong = [
+        ConfirmedSuspect(suspect, look.found, _record_id(suspect) in by_listing)
+        for suspect, look in zip(suspects, looks, strict=True)
+        if (_record_id(suspect) in by_listing if look.is_wrong is None else look.is_wrong)
+    ]
+    can_create = scope.entity.third_party.capabilities.can_create
     return Confirmation(
-        confirmed=[
-            ConfirmedSuspect(suspect, look.found, _record_id(suspect) in by_listing)
-            for suspect, look in zip(suspects, looks, strict=True)
-            if (_record_id(suspect) in by_listing if look.is_wrong is None else look.is_wrong)
-        ],
+        confirmed=[each for each in wrong if can_create or each.kind is not DriftKind.MISSING],
+        absent=[each for each in wrong if not can_create and each.kind is DriftKind.MISSING],
         strays=[look.stray for look in looks if look.stray is not None],
     )
 

@@ -19,7 +19,8 @@ class RecordCounts:
     ``expected`` is without the ``ambiguous``, whose pushes are open or of unknown outcome. ``counted``: records that
     the third party has; ``compared``: those that were compared one by one, None where the count sufficed.
     ``unmanaged``: records that are there and were never put there by us. ``of_other_groups``: listed records that
-    belong to other groups here. ``reported``: what the third party's own count says.
+    belong to other groups here. ``reported``: what the third party's own count says. ``absent``: records that are not
+    there, where only others make them.
     """
 
     expected: int = 0
@@ -29,6 +30,7 @@ class RecordCounts:
     unmanaged: int = 0
     of_other_groups: int = 0
     reported: int | None = None
+    absent: int = 0
 
     @property
     def fit(self) -> bool:
@@ -60,6 +62,7 @@ class RecordCounts:
                 (self.ambiguous, "in flight"),
                 (self.unmanaged, "unmanaged"),
                 (self.of_other_groups, "of other business groups"),
+                (self.absent, "not there, where only others make records (creates: never)"),
             )
             why = ", ".join(f"{number} {what}" for number, what in known if number)
             why = why or "records were compared one by one, and changed meanwhile"

@@ -16,7 +16,13 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import run, stream_rows
 from sync_orchestrator.core.validation import queries
-from sync_orchestrator.core.validation.compare import Suspect, find_misplaced, find_suspects, find_unmanaged
+from sync_orchestrator.core.validation.compare import (
+    Suspect,
+    find_misplaced,
+    find_suspects,
+    find_unmanaged,
+    leave_extra,
+)
 from sync_orchestrator.core.validation.spill import ListedRow, Slices, pair_slices
 
 
@@ -93,4 +99,5 @@ def _find_suspects(
         group_in_address=capabilities.group_in_address,
         group_is_known=capabilities.lists_by_group or capabilities.shows_group,
     )
-    return found + find_unmanaged(there, unknown - {row.key for row in elsewhere})
+    found += find_unmanaged(there, unknown - {row.key for row in elsewhere})
+    return found if capabilities.can_delete else leave_extra(found)

@@ -51,6 +51,15 @@ def record_drift(
     return RecordedDrift(drift, repaired, open_before)
 
 
+def wait_for_absent(connection: Connection, scope: ValidationScope, absent: Sequence[ConfirmedSuspect]) -> int:
+    """Makes records due that are not there and that only others make: their pushes wait until they are there.
+
+    Returns:
+        The number of records that are due now.
+    """
+    return len(queue_repairs(connection, scope.entity.name, [_repair_target(scope, each) for each in absent]))
+
+
 def _keep_unchanged(
     connection: Connection, scope: ValidationScope, confirmed: Sequence[ConfirmedSuspect]
 ) -> list[ConfirmedSuspect]:

@@ -25,7 +25,7 @@ from sync_orchestrator.core.validation.count_check import RecordCounts, count_re
 from sync_orchestrator.core.validation.diff import diff_group
 from sync_orchestrator.core.validation.drift import Drift, DriftKind
 from sync_orchestrator.core.validation.drift_alerts import report_drift
-from sync_orchestrator.core.validation.drift_recorder import record_drift
+from sync_orchestrator.core.validation.drift_recorder import record_drift, wait_for_absent
 from sync_orchestrator.core.validation.scope import ValidationScope, begin_validation
 from sync_orchestrator.core.validation.unmanaged_cleanup import delete_unmanaged
 from sync_orchestrator.core.validation.verdict import (
@@ -119,7 +119,8 @@ def _conclude_validation(
         return conclude_not_validated(connection, scope, counts, reason)
     recorded = record_drift(connection, scope, confirmation.confirmed)
     report_drift(connection, scope, recorded)
-    counts = replace(counts, unmanaged=recorded.count_kind(DriftKind.UNMANAGED))
+    absent = wait_for_absent(connection, scope, confirmation.absent)
+    counts = replace(counts, unmanaged=recorded.count_kind(DriftKind.UNMANAGED), absent=absent)
     return conclude_by_diff(connection, scope, counts, recorded)
 
 

@@ -14,10 +14,15 @@ from sync_orchestrator.texts.storable_text import text_problem
 
 
 def sort_out(reads: Iterable[PartRead]) -> tuple[list[PartRead], list[PartRead]]:
-    """Parts that can be used, and those that cannot, which say so in ``problem``."""
+    """Parts that can be used, and those that cannot, which say so in ``problem``.
+
+    What is passed over is neither.
+    """
     good: list[PartRead] = []
     bad: list[PartRead] = []
     for read in reads:
+        if read.passed_over:
+            continue
         why = read.problem or find_storage_problem([read.key, read.group, None if read.deleted else read.data])
         if why is None:
             good.append(read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
 
@@ -28,12 +29,15 @@ from captured_sources import (
     wheel_source,
 )
 from captured_sources import _quick as _quick
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine
 
 from sync_orchestrator.capture.assembly import ChangeBatch
 from sync_orchestrator.capture.operations import drop_stream, reset_stream
+from sync_orchestrator.capture.parts import CapturedTable
 from sync_orchestrator.capture.postgres import VisibleTransactions
+from sync_orchestrator.capture.preparation import inspect_source
 from sync_orchestrator.capture.stream import OpenStream
+from sync_orchestrator.config.sources import CaptureSettings
 from sync_orchestrator.core.capture.streams import watch_streams
 from sync_orchestrator.errors import LogDown
 
@@ -252,6 +256,28 @@ def test_a_stream_that_nobody_reads_is_alerted(wheel_shop: CapturedSource, engin
     [(title, examples)] = open_alerts(engine, "capture_down")
     assert title == "shop: its changes have not been captured for 20 minutes"
     assert examples == ["no process reads the stream"]
+
+
+def test_the_alert_of_a_short_outage_counts_seconds(wheel_shop: CapturedSource, engine: Engine) -> None:
+    begun(engine, captured_config(wheel_shop), wheel_shop)
+    query(engine, "UPDATE sync.streams SET at = sync.clock() - interval '40 seconds'")
+    with engine.begin() as connection:
+        watch_streams(connection, 10)
+    [(title, _)] = open_alerts(engine, "capture_down")
+    assert re.fullmatch("shop: its changes have not been captured for 4[0-9] seconds", title)
+
+
+def test_a_missing_publication_is_one_problem(wheel_source: CapturedSource) -> None:
+    wheel_source.execute(f"{ITEMS}; CREATE TABLE more (sku text PRIMARY KEY)")
+    tables = [CapturedTable("items", ()), CapturedTable("more", ())]
+    with create_engine(wheel_source.url).connect() as connection:
+        found = inspect_source(connection, CaptureSettings(), tables)
+    connection.engine.dispose()
+    assert found.problems == ["there is no publication sync_orchestrator"]
+    assert [each for each in found.statements if each.startswith("CREATE PUBLICATION")] == [
+        'CREATE PUBLICATION "sync_orchestrator" FOR TABLE "public"."items", "public"."more" '
+        "WITH (publish_via_partition_root = true);"
+    ]
 
 
 def test_retained_log_is_alerted_and_says_that_a_transaction_is_open(

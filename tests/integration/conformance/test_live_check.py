@@ -629,6 +629,8 @@ def test_the_account_is_shown_once_for_all_entities_and_not_where_none_is_config
     two_servers[1].handler = handler
     document["third_parties"]["partner"]["account"] = account
     document["entities"]["offer"] = json.loads(json.dumps(document["entities"]["product"]))
+    for name in ("product", "offer"):  # records of two kinds in one collection
+        document["entities"][name]["third_party"]["list"].setdefault("params", {})["kind"] = name
     shown = [step for step in json.loads(run("--json").stdout)["steps"] if step["what"] == "account"]
     assert [step["detail"] for step in shown] == ["calls are made as account acme"] * said
 
@@ -659,6 +661,8 @@ def test_a_reference_that_another_entity_fills_first_is_waiting(
     shop = json.loads(json.dumps(document["entities"]["product"]))
     shop["third_party"].update(references={}, create={"path": "/shops"})
     shop["third_party"]["list"]["path"] = "/shops"
+    for call in ("update", "read", "delete"):
+        shop["third_party"][call]["path"] = "/shops/{{ id }}"
     document["entities"]["shop"] = shop
     result = run("--json")
     [step] = [

@@ -23,12 +23,15 @@ PART = {
 
 def config(*sources: tuple[str, dict[str, Any]]) -> Config:
     """An entity for each source, whose URL and ``capture`` are given."""
-    third_party = {
-        "system": "erp",
-        "key_field": "code",
-        **{name: {"path": "/"} for name in ("create", "list")},
-        **{name: {"path": "/{{ id }}"} for name in ("update", "delete", "read")},
-    }
+
+    def describe_target(number: int) -> dict[str, Any]:
+        return {
+            "system": "erp",
+            "key_field": "code",
+            **{name: {"path": f"/items{number}"} for name in ("create", "list")},
+            **{name: {"path": f"/items{number}/{{{{ id }}}}"} for name in ("update", "delete", "read")},
+        }
+
     return Config.model_validate(
         {
             "sources": {
@@ -41,7 +44,7 @@ def config(*sources: tuple[str, dict[str, Any]]) -> Config:
                     "owner": f"shop{number}",
                     "parts": {f"shop{number}": PART},
                     "mapping": {"code": "key", "name": f"shop{number}.name"},
-                    "third_party": third_party,
+                    "third_party": describe_target(number),
                 }
                 for number in range(len(sources))
             },

@@ -86,6 +86,8 @@ def test_another_entity_of_the_source_may_have_events() -> None:
     other = copy.deepcopy(document["entities"]["item"])
     other["parts"]["shop"]["version"] = {"path": "v"}
     del other["parts"]["shop"]["changes"]
+    for call in ("create", "update", "delete", "read", "list"):
+        other["third_party"][call]["path"] = f"/others{other['third_party'][call]['path']}"
     document["entities"]["other"] = other
     Config.model_validate(document)
     document["sources"]["shop"]["events"]["entities"] = {"other": "item"}

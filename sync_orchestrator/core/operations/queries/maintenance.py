@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-# Records that wait so long for something that they refer to.
-COUNT_LONG_REFERRING = """
-SELECT entity, array_agg(key) AS keys FROM (
-    SELECT entity, key FROM sync.records
+from sync_orchestrator.core.push.absent_records import IS_ABSENT
+
+# Records that wait so long for something that they refer to, or for being made at the third party.
+COUNT_LONG_REFERRING = f"""
+SELECT entity, is_absent, array_agg(key) AS keys FROM (
+    SELECT entity, key, {IS_ABSENT} AS is_absent FROM sync.records
     WHERE out_of_sync AND stopped IS NULL
       AND waiting_since < sync.clock() - make_interval(secs => %(after)s) LIMIT 1000) w
-GROUP BY entity
+GROUP BY entity, is_absent
 """
 
 

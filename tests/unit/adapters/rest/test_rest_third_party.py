@@ -307,6 +307,11 @@ async def test_count(server: Server) -> None:
 # Putting adapters together.
 
 
+def of_kind(name: str) -> dict[str, Any]:
+    """A target whose records are told from others in the same collection by a parameter."""
+    return {**TARGET, "list": {**TARGET["list"], "params": {**TARGET["list"].get("params", {}), "kind": name}}}
+
+
 def config(url: str) -> Config:
     part = {"key": "sku", "version": {"path": "v", "kind": "number"}, "list": {"path": "/items"}, "group": "store"}
     entity = {
@@ -319,7 +324,7 @@ def config(url: str) -> Config:
         {
             "sources": {"shop": {"base_url": url}},
             "third_parties": {"erp": {"base_url": url, "rate": 5}},
-            "entities": {"thing": entity, "other": entity},
+            "entities": {name: {**entity, "third_party": of_kind(name)} for name in ("thing", "other")},
         }
     )
 

@@ -314,4 +314,28 @@ def test_a_search_ends_in_the_same_record_once_or_waits(found: str | None) -> No
             assert step is (NOTHING if situation.deleted else CREATE if found is None else UPDATE)
 
 
+# Where others make and remove the records ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("can_delete", [False, True])
+@pytest.mark.parametrize("can_create", [False, True])
+def test_what_is_left_to_others_is_never_planned(can_create: bool, can_delete: bool) -> None:
+    steps = set()
+    for situation, capabilities in product(SITUATIONS, TRAITS):
+        limited = replace(capabilities, can_create=can_create, can_delete=can_delete)
+        step = plan_step(situation, limited)
+        steps.add(step)
+        if step is LOOK_UP:
+            for found in (None, "7"):
+                following = after_lookup(situation, found, 0.0, can_create=can_create)
+                steps |= set() if following is None else {following}
+        if situation.deleted and not can_delete:
+            assert step is PushStep.NOT_SENT
+        elif not situation.deleted and can_create:
+            assert step is plan_step(situation, capabilities), "what is allowed is planned as ever"
+    assert (CREATE in steps) is can_create
+    assert (DELETE in steps) is can_delete
+    assert (PushStep.ABSENT in steps) is (not can_create)
+
+
 # Played: an id that is known and leads nowhere --------------------------------------------------------------------
