@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -447,7 +448,9 @@ def test_an_entity_that_is_added_to_a_captured_table_is_not_validated(
     )
     begun(engine, config, wheel_source)
     document = config.model_dump(mode="json", exclude_unset=True)
-    document["entities"]["second"] = document["entities"]["item"]
+    second = document["entities"]["second"] = copy.deepcopy(document["entities"]["item"])
+    for call in ("create", "update", "delete", "read", "list"):
+        second["third_party"][call]["path"] = f"/second{second['third_party'][call]['path']}"
     begun(engine, Config.model_validate(document), wheel_source)
     unproven = query(engine, "SELECT entity FROM sync.groups WHERE unproven_since IS NOT NULL")
     assert [row.entity for row in unproven] == ["second"]
