@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -62,7 +63,7 @@ def orders() -> None:
 def settings(source: str, third_party: str) -> dict[str, Any]:
     """One source, one third party, and two entities of the same products."""
     listed = {"params": {"shop": "{{ group }}", "page": "{{ page }}", "limit": "100"}, "paging": "page"}
-    entity = {
+    entity: dict[str, Any] = {
         "owner": "backoffice",
         "parts": {
             "backoffice": {
@@ -85,14 +86,17 @@ def settings(source: str, third_party: str) -> dict[str, Any]:
             "delete": {"path": "/items/{{ id }}"},
             "read": {"path": "/items/{{ id }}"},
             "lookup": {"path": "/items", "params": {"sku": "{{ key }}"}, "items": "data"},
-            "list": {"path": "/items", "items": "data", **listed},
+            "list": {"path": "/items", "items": "data", **copy.deepcopy(listed)},
         },
         "validation": {"confirm_after": "1s"},
     }
+    spare = copy.deepcopy(entity)
+    for each, kind in ((entity, "product"), (spare, "spare")):
+        each["third_party"]["list"]["params"] |= {"kind": kind}
     return {
         "sources": {"backoffice": {"base_url": source, "headers": {"Authorization": "Bearer source-secret"}}},
         "third_parties": {"partner": {"base_url": third_party, "headers": {"X-Api-Key": "partner-secret"}}},
-        "entities": {"product": entity, "spare": entity},
+        "entities": {"product": entity, "spare": spare},
     }
 
 

@@ -219,7 +219,11 @@ class TwoThirdParties(World):
         both["third_parties"]["crm"] = both["third_parties"]["erp"]
         item = both["entities"]["item"]
         both["entities"]["order"] = {**item, "third_party": {**item["third_party"], "system": "crm"}}
-        both["entities"]["note"] = item
+        notes = {
+            name: {**call, "path": f"/notes{call['path']}"} if isinstance(call, dict) and "path" in call else call
+            for name, call in item["third_party"].items()
+        }
+        both["entities"]["note"] = {**item, "third_party": notes}
         self.config = Config.model_validate(both)
         sources: dict[str, dict[str, SourceSystem]] = {
             name: {"shop": FakeSource(), "stock": FakeSource()} for name in both["entities"]
