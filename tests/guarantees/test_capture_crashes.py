@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import fill_worker
 import pytest
-from capture_processes import expected_events, require_each_once, worker
+from capture_processes import expected_events, release_lease, require_each_once, worker
 from captured_sources import (
     ITEMS,
     AnySource,
@@ -48,7 +48,7 @@ __all__ = ["mariadb", "mariadb_shop", "mariadb_source", "wheel_server", "wheel_s
 
 PAGE_POINTS = ("capture.page_noted", "full_sync.page_read", "full_sync.before_page_commit", "full_sync.page_merged")
 POINTS = sorted(point for point in set(REGISTERED) if point.startswith("capture.") and point not in PAGE_POINTS)
-KILLS = int(os.environ.get("SYNC_TEST_KILLS", "8"))
+KILLS = int(os.environ.get("SYNC_TEST_KILLS", "6"))
 
 
 @pytest.fixture(params=["postgres", "mariadb"])
@@ -69,6 +69,7 @@ def test_a_reader_that_is_killed_there_loses_nothing_and_repeats_nothing(
         shop.insert_many(f"k{number}-", 1)
     with worker(database_url, shop, f"{point}:{times}") as killed:
         assert killed.wait(30) == -signal.SIGKILL, f"{point} was never reached"
+    release_lease(engine)
     with worker(database_url, shop):
         eventually(lambda: received(engine) == 250, "all events")
         eventually(lambda: query(engine, "SELECT 1 FROM sync.streams WHERE partial IS NULL"), "the end")
@@ -96,6 +97,7 @@ def test_readers_that_are_killed_anywhere_lose_nothing_and_repeat_nothing(
             point, times = draw.choice(POINTS), draw.randint(1, 12)
             with worker(database_url, shop, f"{point}:{times}") as killed:
                 assert killed.wait(30) == -signal.SIGKILL
+            release_lease(engine)
     finally:
         stop.set()
         writer.join()
