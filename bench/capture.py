@@ -169,7 +169,7 @@ class Stream:
             wait_until(self.is_open, 0.05)
 
     def write(self, number: int, per_transaction: int) -> None:
-        """Writes new rows at the source, so many in each transaction."""
+        """Writes new rows at the source. ``per_transaction``: how many of them are committed together."""
         first, self.written = self.written, self.written + number
         statement = (
             "DO $$ BEGIN SET synchronous_commit = off; "
@@ -207,7 +207,7 @@ class MariadbStream(Stream):
         return row is not None
 
     def write(self, number: int, per_transaction: int) -> None:
-        """Writes new rows at the source, so many in each transaction."""
+        """Writes new rows at the source. ``per_transaction``: how many of them are committed together."""
         first, self.written = self.written, self.written + number
         with self.source.cursor() as cursor:
             cursor.execute("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
@@ -307,7 +307,7 @@ def measure_idle(stream: Stream, seconds: float) -> float:
 
 
 def measure_retained(stream: Stream, megabytes: int) -> tuple[float, float]:
-    """Megabytes of log that the source keeps while another of its databases writes so many, at most and at the end.
+    """Megabytes of log that the source keeps while another of its databases writes ``megabytes``: peak and end.
 
     The end is one minute after the last write, or sooner where little is kept.
     """
@@ -430,7 +430,7 @@ def measure_needs(stream: Stream, extent: Extent) -> Iterator[Line]:
     yield Line(f"idle for {extent.idle_seconds:.0f} s: share of one core", share, "%", "", None, "1 %", share <= 1)
     most, left = measure_retained(stream, extent.neighbour_megabytes)
     what = f"log kept after {extent.neighbour_megabytes:,} MB of another database's"
-    yield Line(what, left, "MB", f"meanwhile: {most:,.0f} MB", None, "64 MB", left <= 64)
+    yield Line(what, left, "MB", f"peak: {most:,.0f} MB", None, "64 MB", left <= 64)
 
 
 def cut_at_95(values: list[float]) -> float:
