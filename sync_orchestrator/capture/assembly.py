@@ -23,7 +23,6 @@ class TransactionPiece:
     """Changes of one transaction that belong together. ``place``: the transaction and the piece's number in it."""
 
     place: str
-    committed_at: int
     changes: tuple[CapturedChange, ...]
 
 
@@ -68,7 +67,6 @@ class BatchAssembler:
         self._recorded = _parse_place(partial)
         self._batch = ChangeBatch()
         self._transaction: str | None = None
-        self._committed_at = 0
         self._mark: Hashable = None
         self._rows = 0
         self._piece_number = 0
@@ -102,15 +100,14 @@ class BatchAssembler:
         if self._transaction is None:
             self._batch.position = find_later(self._batch.position, position)
 
-    def begin_transaction(self, place: str, committed_at: int, mark: Hashable) -> None:
+    def begin_transaction(self, place: str, mark: Hashable) -> None:
         """A transaction begins.
 
         Args:
             place: What tells it from all other transactions of this log.
-            committed_at: When it was committed, in microseconds since 1970.
             mark: By which the source says whether reads see it.
         """
-        self._transaction, self._committed_at, self._mark = place, committed_at, mark
+        self._transaction, self._mark = place, mark
         self._rows, self._piece_number = 0, 0
 
     def set_mark(self, mark: Hashable) -> None:
@@ -159,7 +156,7 @@ class BatchAssembler:
             self._batch.truncated += truncated
             self._batch.missing += missing
             if changes:
-                self._batch.pieces.append(TransactionPiece(place, self._committed_at, changes))
+                self._batch.pieces.append(TransactionPiece(place, changes))
         self._batch.partial = None if is_last else place if is_new else self._batch.partial
 
 

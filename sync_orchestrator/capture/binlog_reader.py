@@ -110,11 +110,11 @@ class BinlogReader:
             return ReceivedPart.CONTENT
         self._note_place(event)
         if isinstance(event, events.MariadbGtidEvent):
-            self._begin(event.gtid, event.timestamp)
+            self._begin(event.gtid)
             self._is_standalone = bool(event.flags & _STANDALONE)
             self._held = HeldRows("") if event.flags & _PREPARED_XA else None
         elif isinstance(event, events.GtidEvent):
-            self._begin(event.gtid, event.timestamp)
+            self._begin(event.gtid)
             self._is_standalone = True  # until it says BEGIN
         elif isinstance(event, RowsEvent):
             self._take_rows(event)
@@ -156,12 +156,12 @@ class BinlogReader:
 
     # Transactions ---------------------------------------------------------------------------------------------------
 
-    def _begin(self, gtid: str, timestamp: int) -> None:
+    def _begin(self, gtid: str) -> None:
         if self._gtid:
             self._end()
         self._gtid = gtid
         self._held = None
-        self._assembler.begin_transaction(gtid, timestamp * 1_000_000, self._make_mark())
+        self._assembler.begin_transaction(gtid, self._make_mark())
 
     def _end(self) -> None:
         if not self._gtid:

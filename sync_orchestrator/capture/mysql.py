@@ -12,11 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine
 
-from sync_orchestrator.adapters.http.responses import sanitize_text
-from sync_orchestrator.adapters.sql.database import open_source_engine
 from sync_orchestrator.capture.assembly import BatchAssembler
 from sync_orchestrator.capture.binlog_statements import LoggedTable
 from sync_orchestrator.capture.gtids import (
@@ -30,7 +27,8 @@ from sync_orchestrator.capture.mysql_preparation import inspect_mysql
 from sync_orchestrator.capture.parts import CapturedTable
 from sync_orchestrator.capture.port import ReceivedPart
 from sync_orchestrator.capture.preparation import SourcePreparation
-from sync_orchestrator.config.sources import CaptureSettings, SqlSourceSettings
+from sync_orchestrator.capture.source_connections import SourceConnections
+from sync_orchestrator.config.sources import SqlSourceSettings
 from sync_orchestrator.core.capture.streams import CaptureStream
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.systems.installation import read_installation
@@ -122,45 +120,15 @@ def derive_server_id(name: str, installation: str) -> int:
     return _FIRST_SERVER_ID + zlib.crc32(f"{installation}/{name}".encode()) % _SERVER_IDS
 
 
-class MysqlCapture:
+class MysqlCapture(SourceConnections):
     """A MySQL or MariaDB as the source of a stream (``CaptureSource``)."""
 
     def __init__(self, name: str, settings: SqlSourceSettings, ledger: Engine | None) -> None:
         """``ledger``: our database, by which a stream has a number of its own; None for a look at the source."""
-        assert settings.capture is not None
-        self.capture: CaptureSettings = settings.capture
-        url = settings.capture.url or settings.url
-        few = {"connections": 2}
-        self._primary: Engine = open_source_engine(name, settings.model_copy(update={**few, "url": url}))
-        self._reading = (
-            self._primary
-            if url == settings.url
-            else open_source_engine(name, settings.model_copy(update={**few, "url": settings.url}))
-        )
+        super().__init__(name, settings)
         self._name = name
         self._ledger = ledger
         self._server: BinlogServer | None = None
-
-    def close(self) -> None:
-        """Ends its connections; it may be used again."""
-        self._primary.dispose()
-        self._reading.dispose()
-
-    @contextmanager
-    def connect(self, *, reading: bool = False) -> Iterator[Connection]:
-        """An ordinary connection to the primary, or to where parts are read."""
-        engine = self._reading if reading else self._primary
-        try:
-            with engine.connect() as connection:
-                yield connection
-        except DBAPIError as error:
-            raise LogDown(self.describe(error.orig or error)) from None
-
-    def describe(self, error: BaseException) -> str:
-        """An error of the server in one line, without secrets."""
-        password = self._primary.url.password
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return sanitize_text(lines[0], [str(password)] if password else [])
 
     def inspect(self, tables: Sequence[CapturedTable]) -> SourcePreparation:
         """Looks at settings and the information schema only."""

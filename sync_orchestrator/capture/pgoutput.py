@@ -219,14 +219,3 @@ _DECODERS: dict[bytes, Callable[[bytes], PgMessage]] = {
 }
 _IGNORED = frozenset({b"O", b"Y", b"M"})
 """Origins, names of types, and messages of applications."""
-
-
-def format_lsn(lsn: int) -> str:
-    """A place in the log as Postgres writes it."""
-    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
-
-
-def parse_lsn(text: str) -> int:
-    """Reads what ``format_lsn`` writes. Raises ValueError."""
-    high, _, low = text.partition("/")
-    return int(high, 16) << 32 | int(low, 16)

@@ -5,8 +5,8 @@ Postgres has places in bytes (``0/16B3748``), MariaDB and MySQL have sets of tra
 
 from __future__ import annotations
 
+from sync_orchestrator.adapters.sql.log_positions import format_lsn, parse_lsn
 from sync_orchestrator.capture.gtids import GtidPosition, is_gtid_position, parse_gtid_position
-from sync_orchestrator.capture.pgoutput import format_lsn, parse_lsn
 
 
 def find_later(one: str, other: str) -> str:

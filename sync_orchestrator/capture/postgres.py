@@ -17,15 +17,14 @@ import psycopg
 from psycopg import pq
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, Format
-from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import text
 
-from sync_orchestrator.adapters.http.responses import sanitize_text
-from sync_orchestrator.adapters.sql.database import open_source_engine
 from sync_orchestrator.adapters.sql.engines import list_form_settings
+from sync_orchestrator.adapters.sql.log_positions import format_lsn, parse_lsn
 from sync_orchestrator.capture.changes import PresentTable
-from sync_orchestrator.capture.pgoutput import POSTGRES_EPOCH_MICROSECONDS, format_lsn, parse_lsn
-from sync_orchestrator.config.sources import CaptureSettings, SqlSourceSettings
+from sync_orchestrator.capture.pgoutput import POSTGRES_EPOCH_MICROSECONDS
+from sync_orchestrator.capture.source_connections import SourceConnections
+from sync_orchestrator.config.sources import SqlSourceSettings
 from sync_orchestrator.core.db.connections import build_arguments
 from sync_orchestrator.errors import LogDown, LogLost, NotPrepared
 
@@ -136,43 +135,12 @@ def find_loss(
     return None
 
 
-class PostgresSource:
+class PostgresSource(SourceConnections):
     """The server of a stream. Every method raises LogDown where it does not do its part."""
 
     def __init__(self, name: str, settings: SqlSourceSettings) -> None:
-        assert settings.capture is not None
-        self.capture: CaptureSettings = settings.capture
-        url = settings.capture.url or settings.url
-        few = {"connections": 2}
-        self._url = url
-        self._primary: Engine = open_source_engine(name, settings.model_copy(update={**few, "url": url}))
-        self._reading = (
-            self._primary
-            if url == settings.url
-            else open_source_engine(name, settings.model_copy(update={**few, "url": settings.url}))
-        )
+        super().__init__(name, settings)
         self._base_types: dict[int, int] = {}
-
-    def close(self) -> None:
-        """Ends its connections; it may be used again."""
-        self._primary.dispose()
-        self._reading.dispose()
-
-    @contextmanager
-    def connect(self, *, reading: bool = False) -> Iterator[Connection]:
-        """An ordinary connection to the primary, or to where parts are read."""
-        engine = self._reading if reading else self._primary
-        try:
-            with engine.connect() as connection:
-                yield connection
-        except DBAPIError as error:
-            raise LogDown(self.describe(error.orig or error)) from None
-
-    def describe(self, error: BaseException) -> str:
-        """An error of the server in one line, without secrets."""
-        password = self._primary.url.password
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return sanitize_text(lines[0], [str(password)] if password else [])
 
     def identify(self) -> ServerIdentity:
         """What answers now, and where its log ends."""
@@ -303,7 +271,7 @@ class PostgresSource:
         except psycopg.Error as error:
             raise LogDown(self.describe(error)) from None
         try:
-            for statement in ("SET statement_timeout = 0", *list_form_settings(self._url)):
+            for statement in ("SET statement_timeout = 0", *list_form_settings(self.capture_url)):
                 connection.execute(statement.encode())
         except psycopg.Error as error:
             connection.close()
@@ -387,9 +355,6 @@ class PostgresLog:
 
         None where none came in time, or ``wake`` (a file number) can be read before one came.
         """
-        self._acknowledge_in_time()
-        if (found := self.take_buffered()) is not None:
-            return found
         ends = time.monotonic() + wait_seconds
         has_looked = False
         while True:

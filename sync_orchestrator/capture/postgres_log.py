@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
+from sync_orchestrator.adapters.sql.log_positions import format_lsn, parse_lsn
 from sync_orchestrator.capture.assembly import BatchAssembler, MissingChanges
 from sync_orchestrator.capture.changes import ChangeReader
 from sync_orchestrator.capture.gtids import is_gtid_position
@@ -18,8 +19,6 @@ from sync_orchestrator.capture.pgoutput import (
     TransactionEnd,
     TruncatedTables,
     decode_message,
-    format_lsn,
-    parse_lsn,
 )
 from sync_orchestrator.capture.port import ReceivedPart
 from sync_orchestrator.capture.postgres import Keepalive, PostgresLog, PostgresSource, find_loss
@@ -50,7 +49,7 @@ class PgoutputReader:
         elif isinstance(message, Relation):
             self._reader.describe_relation(message)
         elif isinstance(message, TransactionBegin):
-            self._assembler.begin_transaction(format_lsn(message.lsn), message.committed_at, message.xid)
+            self._assembler.begin_transaction(format_lsn(message.lsn), message.xid)
         elif isinstance(message, TransactionEnd):
             self._require_transaction()
             self._assembler.end_transaction(format_lsn(message.end_lsn))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Engine
@@ -121,20 +121,18 @@ def build_events(
     """
     newest = _read_newest_versions(connection, pieces)
     events = []
-    numbers = {id(piece): at for at, piece in enumerate(pieces, number + 1)}
-    for piece, change in _each_change(pieces):
-        version = change.version
-        if change.is_numbered:
-            events.append(_build_event(stream_id, piece, change, numbers[id(piece)]))
-            continue
-        if change.action == "delete":
-            version = max(version or 0, newest.get(change.place, 0))
-        elif version is None:
-            version = 0
-        elif change.is_arrival and version < newest.get(change.place, 0):
-            change = replace(change, data=None, group=None)
-        newest[change.place] = max(version, newest.get(change.place, version))
-        events.append(_build_event(stream_id, piece, change, version))
+    for at, piece in enumerate(pieces, number + 1):
+        for change in piece.changes:
+            version, known = change.version or 0, newest.get(change.place, 0)
+            if change.is_numbered:
+                events.append(_build_event(stream_id, piece, change, at))
+                continue
+            if change.action == "delete":
+                version = max(version, known)
+            elif change.is_arrival and change.version is not None and version < known:
+                change = replace(change, data=None, group=None)
+            newest[change.place] = max(version, newest.get(change.place, version))
+            events.append(_build_event(stream_id, piece, change, version))
     return events
 
 
@@ -144,7 +142,8 @@ def _read_newest_versions(
     """The newest versions known here of the records that are deleted or come, by entity, source and key."""
     wanted = [
         change
-        for _, change in _each_change(pieces)
+        for piece in pieces
+        for change in piece.changes
         if (change.action == "delete" or change.is_arrival) and not change.is_numbered
     ]
     newest: dict[tuple[str, str, str], int] = {}
@@ -153,10 +152,6 @@ def _read_newest_versions(
         for (entity, key), version in read_known_versions(connection, source, records).items():
             newest[entity, source, key] = version
     return newest
-
-
-def _each_change(pieces: Sequence[TransactionPiece]) -> Iterator[tuple[TransactionPiece, CapturedChange]]:
-    return ((piece, change) for piece in pieces for change in piece.changes)
 
 
 def _build_event(stream_id: str, piece: TransactionPiece, change: CapturedChange, version: int) -> ChangeEvent:

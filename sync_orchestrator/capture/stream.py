@@ -480,10 +480,10 @@ class OpenStream:
     def _compare_tables(self, found: SourcePreparation) -> None:
         """Raises LogDown where the stream is to be opened again, since changes may be missing."""
         known, present = self._stream.tables, found.name_tables()
-        if known == present and self._stream.identity.endswith(found.identity):
+        is_same = known.keys() == present.keys() and self._stream.identity.endswith(found.identity)
+        if is_same and known == present:
             return
-        is_other = known.keys() != present.keys() or not self._stream.identity.endswith(found.identity)
-        if is_other or any(describe_difference(table, known[table], present[table]) for table in present):
+        if not is_same or any(describe_difference(table, known[table], present[table]) for table in present):
             raise LogDown("its tables or its publication were altered or made anew")
         in_transaction(
             self._engine,

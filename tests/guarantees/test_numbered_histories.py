@@ -12,9 +12,12 @@ from hypothesis.stateful import run_state_machine_as_test
 from numbered_histories import NumberedHistories, modelled, replay
 from sqlalchemy import Engine
 
+from sync_orchestrator.adapters.sql.log_positions import format_lsn
 from sync_orchestrator.capture import recording
 from sync_orchestrator.capture import stream as stream_module
 from sync_orchestrator.capture.changes import CapturedChange
+from sync_orchestrator.capture.pgoutput import TransactionBegin
+from sync_orchestrator.capture.postgres_log import PgoutputReader
 from sync_orchestrator.core import version_guard
 from sync_orchestrator.core.capture import holds
 
@@ -52,11 +55,17 @@ def test_numbered_versions_hold_in_random_histories(engine: Engine) -> None:
 
 
 def give_the_time_of_the_commit_as_version(patch: pytest.MonkeyPatch) -> None:
-    real = recording._build_event
+    real, add, times = recording._build_event, PgoutputReader.add, dict[str, int]()
+
+    def note_time(self: PgoutputReader, message: Any) -> None:
+        if isinstance(message, TransactionBegin):
+            times[format_lsn(message.lsn)] = message.committed_at
+        add(self, message)
 
     def build(stream_id: str, piece: Any, change: CapturedChange, version: int) -> Any:
-        return real(stream_id, piece, change, piece.committed_at)
+        return real(stream_id, piece, change, times[piece.place.rpartition("/")[0]])
 
+    patch.setattr(PgoutputReader, "add", note_time)
     patch.setattr(recording, "_build_event", build)
 
 

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import Engine, event
 
+from sync_orchestrator.adapters.sql.log_positions import format_lsn, parse_lsn
 from sync_orchestrator.capture import assembly, postgres_log
 from sync_orchestrator.capture import stream as stream_module
 from sync_orchestrator.capture.changes import ChangeReader, PresentTable
@@ -37,8 +38,6 @@ from sync_orchestrator.capture.pgoutput import (
     RowChange,
     TransactionBegin,
     TransactionEnd,
-    format_lsn,
-    parse_lsn,
 )
 from sync_orchestrator.capture.postgres import Keepalive, VisibleTransactions
 from sync_orchestrator.capture.postgres_log import PostgresCapture, PostgresCaptureLog

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, text
 
 from sync_orchestrator.adapters.sql.database import SourceDatabase
+from sync_orchestrator.adapters.sql.log_positions import format_lsn, parse_lsn
 from sync_orchestrator.config.sources import SqlSourceSettings
 from sync_orchestrator.core.ports import LogEnd
 
@@ -38,7 +39,7 @@ class PostgresLogEnd:
 
     def choose_earlier(self, one: str, other: str) -> str:
         """The earlier of two positions."""
-        return min(one, other, key=_parse_position)
+        return min(one, other, key=parse_lsn)
 
     async def close(self) -> None:
         """Closes its connections."""
@@ -47,8 +48,8 @@ class PostgresLogEnd:
     def _read_end(self, connection: Connection) -> LogEnd:
         row = connection.execute(text(_LOG_END)).one()
         self.flush_delay_seconds = _DELAYS * row.delay + _MARGIN_SECONDS
-        inserted = _parse_position(row.inserted)
-        return LogEnd(_format_position(leave_out_header(inserted, row.page, row.segment)), row.flushed)
+        inserted = parse_lsn(row.inserted)
+        return LogEnd(format_lsn(leave_out_header(inserted, row.page, row.segment)), row.flushed)
 
 
 def leave_out_header(position: int, page: int, segment: int) -> int:
@@ -63,12 +64,3 @@ def leave_out_header(position: int, page: int, segment: int) -> int:
     """
     header = _SEGMENT_HEADER if position % segment < page else _PAGE_HEADER
     return position - header if position % page == header else position
-
-
-def _parse_position(text: str) -> int:
-    high, _, low = text.partition("/")
-    return int(high, 16) << 32 | int(low, 16)
-
-
-def _format_position(position: int) -> str:
-    return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"

@@ -274,7 +274,7 @@ def test_a_column_that_the_table_did_not_have_is_rejected() -> None:
 
 def test_what_is_missing_is_recorded_once_and_with_its_transaction() -> None:
     assembler = BatchAssembler()
-    assembler.begin_transaction("0-1-5", 0, "mark")
+    assembler.begin_transaction("0-1-5", "mark")
     for _ in range(3):
         assembler.note_missing(MissingChanges("gone", (ITEMS,)))
         assembler.add_row([])

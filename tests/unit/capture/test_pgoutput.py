@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sync_orchestrator.adapters.sql.log_positions import format_lsn, parse_lsn
 from sync_orchestrator.capture.pgoutput import (
     POSTGRES_EPOCH_MICROSECONDS,
     UNCHANGED,
@@ -21,8 +22,6 @@ from sync_orchestrator.capture.pgoutput import (
     TransactionEnd,
     TruncatedTables,
     decode_message,
-    format_lsn,
-    parse_lsn,
 )
 
 OIDS = st.integers(0, 2**32 - 1)
