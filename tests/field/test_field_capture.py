@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
+from captured_flows import Assemble, assemble, mirror, table, work_off
 from captured_sources import (
     CapturedSource,
     captured_config,
@@ -27,54 +26,12 @@ from captured_sources import _quick as _quick
 from fakes import FakeThirdParty
 from sqlalchemy import Engine
 
-from sync_orchestrator.adapters.factory import build_sources
-from sync_orchestrator.composition import build_context
-from sync_orchestrator.config import Config
-from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.operations.maintenance import watch_backlog
 from sync_orchestrator.core.validation.validate import validate
 
-__all__ = ["machine_server", "shop", "source", "wheel_server", "wheel_shop", "wheel_source"]
-
-Row = tuple[Any, ...]
-
-
-Assemble = Callable[[Config, FakeThirdParty], Context]
-
-
-@pytest.fixture
-def assemble(engine: Engine) -> Iterator[Assemble]:
-    """Puts a system together whose sources are real, and closes these at the end."""
-    made: list[Context] = []
-
-    def assemble_context(config: Config, erp: FakeThirdParty) -> Context:
-        made.append(build_context(engine, config, build_sources(config), {"item": erp}))
-        return made[-1]
-
-    yield assemble_context
-    for context in made:
-        for system in context.entities["item"].sources.values():
-            asyncio.run(system.close())
-
-
-def work_off(context: Context, is_done: Callable[[], bool]) -> None:
-    """Drains until nothing waits; what is still on its way in the log comes, too."""
-
-    def drained() -> bool:
-        asyncio.run(drain(context, linger=0, most_seconds=30))
-        return is_done()
-
-    eventually(drained, "the same at the third party")
-
-
-def mirror(erp: FakeThirdParty) -> dict[str, Row]:
-    return {record["code"]: (record["store"], record["name"]) for record in erp.store.values()}
-
-
-def table(source: CapturedSource) -> dict[str, Row]:
-    return {sku: (store, name) for sku, store, name in source.execute("SELECT sku, store, name FROM items")}
+__all__ = ["assemble", "machine_server", "shop", "source", "wheel_server", "wheel_shop", "wheel_source"]
 
 
 @pytest.mark.parametrize("version", ["honest", "coarse"])

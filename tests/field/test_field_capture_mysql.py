@@ -4,68 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
+from captured_flows import Assemble, assemble, mirror, table, work_off
 from captured_sources import _quick as _quick
 from captured_sources import captured_config, eventually, is_open, open_alerts, query, reading
 from fakes import FakeThirdParty
 from mariadb_servers import MariadbSource, mariadb, mariadb_shop, mariadb_source
 from sqlalchemy import Engine
 
-from sync_orchestrator.adapters.factory import build_sources
-from sync_orchestrator.composition import build_context
-from sync_orchestrator.config import Config
-from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.validation.validate import validate
 
-__all__ = ["mariadb", "mariadb_shop", "mariadb_source"]
-
-Row = tuple[Any, ...]
-Assemble = Callable[[Config, FakeThirdParty], Context]
+__all__ = ["assemble", "mariadb", "mariadb_shop", "mariadb_source"]
 
 
-@pytest.fixture
-def assemble(engine: Engine) -> Iterator[Assemble]:
-    """Puts a system together whose sources are real, and closes these at the end."""
-    made: list[Context] = []
-
-    def assemble_context(config: Config, erp: FakeThirdParty) -> Context:
-        made.append(build_context(engine, config, build_sources(config), {"item": erp}))
-        return made[-1]
-
-    yield assemble_context
-    for context in made:
-        for system in context.entities["item"].sources.values():
-            asyncio.run(system.close())
+MINUTE = "date_format(now(), '%Y-%m-%d %H:%i:00')"
 
 
-def work_off(context: Context, is_done: Callable[[], bool]) -> None:
-    """Drains until nothing waits; what is still on its way in the log comes, too."""
-
-    def drained() -> bool:
-        asyncio.run(drain(context, linger=0, most_seconds=30))
-        return is_done()
-
-    eventually(drained, "the same at the third party")
-
-
-def mirror(erp: FakeThirdParty) -> dict[str, Row]:
-    return {record["code"]: (record["store"], record["name"]) for record in erp.store.values()}
-
-
-def table(source: MariadbSource) -> dict[str, Row]:
-    return {sku: (store, name) for sku, store, name in source.execute("SELECT sku, store, name FROM items")}
-
-
-@pytest.mark.parametrize("clock", ["now(6)", "now(0)"], ids=["honest", "coarse"])
+@pytest.mark.parametrize("clock", ["now(6)", "now(0)", MINUTE], ids=["honest", "coarse", "minutes"])
 def test_random_histories_end_as_the_source_does(
     clock: str, mariadb_shop: MariadbSource, engine: Engine, assemble: Assemble
 ) -> None:
-    """Also where several changes of a record have one version, as times in seconds do: the source settles it."""
+    """Also where several changes of a record have one version, as times in minutes do: the source settles it."""
     draw, erp, config = random.Random(11), FakeThirdParty(), captured_config(mariadb_shop)
     context = assemble(config, erp)
     with reading(engine, config):
