@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
     from sync_orchestrator.adapters.http.client import HttpClient
     from sync_orchestrator.config import Config, EntitySettings
+    from sync_orchestrator.config.two_way import TwoWaySettings
     from sync_orchestrator.core.context import Context, EntityContext
     from sync_orchestrator.core.ports import SourceLog, SourceSystem, ThirdParty
     from sync_orchestrator.core.systems.call_limit import CallLimit
+    from sync_orchestrator.core.two_way.rules import Side, TwoWay
     from sync_orchestrator.core.values.mapping import Mapping
 
 MARK_FILE = "database-mark.json"
@@ -292,27 +294,82 @@ def entity_context(
     logs: abc.Mapping[str, SourceLog],
 ) -> EntityContext:
     """One entity's rules and systems."""
+    from sync_orchestrator.config.two_way import list_shared_fields
     from sync_orchestrator.core.context import EntityContext
     from sync_orchestrator.core.notifications.outcomes import OutcomeRouting
     from sync_orchestrator.core.version_guard import Rules
+    from sync_orchestrator.expressions.mapping_columns import AGREED
 
-    entity = config.entities[name]
+    entity, two_way = config.entities[name], build_two_way(config, name)
     return EntityContext(
         name=name,
         settings=entity,
         retry=config.retry_of(name),
         rules=Rules(
             owner=entity.owner,
-            required=frozenset(part for part, settings in entity.parts.items() if settings.required),
+            required=_list_required_parts(entity) | ({AGREED} if two_way is not None else set()),
             on_missing=entity.on_missing,
             readable=frozenset(part for part, source in sources.items() if source.can_read),
             lag=entity.absent_after,
             numbered=frozenset(part for part, settings in entity.parts.items() if settings.version.is_numbered),
+            is_two_way=two_way is not None,
         ),
         mapping=mapping_of(entity),
         sources=sources,
         third_party=third_party,
         system=config.third_parties[entity.third_party.system],
         outcomes=OutcomeRouting(name, entity.third_party.system, config.receivers_by_kind(name)),
+        two_way=two_way,
+        shared_fields=list_shared_fields(entity),
         logs=logs,
     )
+
+
+def build_two_way(config: Config, name: str) -> TwoWay | None:
+    """The rules by which an entity's records are linked and merged with those of another one; None where they are not.
+
+    ``name``: either of the two entities.
+    """
+    from sync_orchestrator.core.two_way.rules import TwoWay
+    from sync_orchestrator.core.two_way.three_way import Policy
+
+    found = config.find_two_way(name)
+    if found is None:
+        return None
+    ours, settings = found
+    return TwoWay(
+        ours=_build_side(config, ours, settings, is_ours=True),
+        theirs=_build_side(config, settings.back, settings, is_ours=False),
+        has_same_keys=settings.keys == "same",
+        fields={field: Policy(shared.policy) for field, shared in settings.fields.items()},
+        first=Policy(settings.first),
+        skew=round(settings.skew * 1e6),
+    )
+
+
+def _build_side(config: Config, name: str, settings: TwoWaySettings, *, is_ours: bool) -> Side:
+    from sync_orchestrator.core.two_way.rules import Side
+    from sync_orchestrator.core.values.mapping import Mapping
+
+    entity, found = config.entities[name], config.find_two_way(name)
+    assert found is not None
+    other = config.entities[settings.back if is_ours else found[0]]
+    read_lag = settings.read_lag
+    # Records of this side live where the other entity writes.
+    system = config.third_parties[other.third_party.system]
+    return Side(
+        entity=name,
+        owner=entity.owner,
+        required=_list_required_parts(entity),
+        shared=Mapping({field: each.ours if is_ours else each.theirs for field, each in settings.fields.items()}),
+        match=Mapping({field: each.ours if is_ours else each.theirs for field, each in settings.match.items()}),
+        mapping=mapping_of(entity),
+        is_made_there=entity.third_party.creates == "allowed",
+        has_times=entity.parts[entity.owner].version.kind == "time",
+        read_lag=system.search_lag if read_lag is None else read_lag,
+        deletes=settings.deletes.ours if is_ours else settings.deletes.theirs,
+    )
+
+
+def _list_required_parts(entity: EntitySettings) -> frozenset[str]:
+    return frozenset(part for part, settings in entity.parts.items() if settings.required)

@@ -136,6 +136,8 @@ class Refusal(StrEnum):
     """The request is too large; a smaller batch is accepted."""
     HALF_WRITTEN = "half written"
     """Only a part of the record is there and no update completes it: it has to be deleted and made anew."""
+    CHANGED_SINCE_READ = "changed since read"
+    """Somebody else has changed the record since it was read, so nothing was written."""
 
 
 _DUPLICATES = (Refusal.DUPLICATE, Refusal.DUPLICATE_OR_CONFLICT)

@@ -22,6 +22,7 @@ from sync_orchestrator.config.sources import (
     SqlSourceSettings,
 )
 from sync_orchestrator.config.targets import ThirdPartySettings
+from sync_orchestrator.config.two_way import TwoWaySettings, find_two_way_problems
 from sync_orchestrator.config.types import AllowedHost, Model, Name, Seconds
 
 
@@ -160,6 +161,7 @@ class Config(Model):
             *self._find_capture_problems(),
             *self._find_numbered_problems(),
             *find_write_conflicts(self.entities, self.sources, self.third_parties),
+            *find_two_way_problems(self.entities, self.sources, self.third_parties),
         ]:
             raise ValueError("\n".join(wrong))
         return self
@@ -324,6 +326,13 @@ class Config(Model):
                 told = set(consumer.outbox.entities.values()) if consumer.outbox is not None else set()
                 if consumer.source == source and (is_all or told & set(numbered)):
                     yield f"consumers.{name}.source: {why}"
+
+    def find_two_way(self, entity: str) -> tuple[str, TwoWaySettings] | None:
+        """The two-way settings that an entity takes part in, with the entity that has them; None where it has none."""
+        for name, settings in self.entities.items():
+            if settings.two_way is not None and entity in (name, settings.two_way.back):
+                return name, settings.two_way
+        return None
 
     def locate_source_access(self, name: str) -> str:
         """The place of the settings by which a source system is reached, such as ``sources.shop``."""

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from sync_orchestrator.config.sources import PartSettings
 from sync_orchestrator.config.targets import TargetSettings
+from sync_orchestrator.config.two_way import TwoWaySettings
 from sync_orchestrator.config.types import Expression, Model, Name, Seconds
 
 Repair = Literal["auto", "ask", "off"]
@@ -118,6 +119,8 @@ class EntitySettings(Model):
     """Records as the mapping makes them, which the command ``conformance`` makes its own of; it reads one from the
     sources unless told. Two let it change more than one field."""
     source_check: SourceCheckSettings = SourceCheckSettings()
+    two_way: TwoWaySettings | None = None
+    """People change its records on both sides. Leave it out where each field belongs to one side."""
     owners: list[Owner] = []
     """The people who look after it, which the Dagster UI shows: email addresses, or ``team:`` and a name."""
 

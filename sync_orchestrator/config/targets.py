@@ -242,6 +242,9 @@ class TargetSettings(Model):
     """Makes a record."""
     update: WriteCallSettings | None = None
     """Overwrites a record; with our ids and ``upsert: update`` it makes one, too."""
+    update_sends: Literal["record", "changes"] | None = None
+    """What an update of a record with shared fields (``two_way``) sends. ``changes``: only what is changed,
+    since the API leaves other fields alone. By default so for PATCH with no body of its own."""
     delete: DeleteCallSettings | None = None
     """Removes a record."""
     bulk_create: BulkCallSettings | None = None

@@ -14,6 +14,7 @@ from sync_orchestrator.core.ports import Found, SourceLog, SourceSystem, ThirdPa
 from sync_orchestrator.core.systems.call_limit import CallLimit
 from sync_orchestrator.core.systems.claim_holders import Holder
 from sync_orchestrator.core.systems.installation import InstallationWatch
+from sync_orchestrator.core.two_way.rules import TwoWay
 from sync_orchestrator.core.values.mapping import Mapping as PayloadMapping
 from sync_orchestrator.core.values.places import digest_of_found
 from sync_orchestrator.core.version_guard import Rules
@@ -38,6 +39,10 @@ class EntityContext:
     system: ThirdPartySettings
     outcomes: OutcomeRouting
     """Who gets the outcomes of its records."""
+    two_way: TwoWay | None = None
+    """Where people change its records on both sides."""
+    shared_fields: frozenset[str] = frozenset()
+    """The mapped fields that hold merged values."""
     logs: Mapping[str, SourceLog] = field(default_factory=dict)
     """By part, the source's log where the part's versions are the numbers of its stream."""
 

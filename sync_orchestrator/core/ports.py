@@ -192,6 +192,21 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteGuard:
+    """What a record may show before it is written, so that no change of somebody else's is overwritten unseen.
+
+    Attributes:
+        expected: Payloads as the record may show them: as it was last known, or as an older call of ours left it.
+        fields: The mapped fields that are compared.
+        unchanged: Those whose values stay as they are, so that an update need not send them.
+    """
+
+    expected: tuple[Json, ...]
+    fields: frozenset[str]
+    unchanged: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """One record to be written at the third party."""
 
@@ -203,6 +218,8 @@ class Item:
     """Differs from one creation of a record to its next one, and is the same for all attempts at one."""
     deadline: float | None = None
     """Monotonic time after which no write may be begun: an adapter that waited raises THROTTLED ``TOO_OLD``."""
+    guard: WriteGuard | None = None
+    """An adapter that reads the record before it writes checks it, and sends only what changes if its API allows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,6 +231,8 @@ class Rules:
     """For how many seconds a source may show an older state than it has announced."""
     numbered: frozenset[str] = frozenset()
     """Parts whose versions are the numbers of their source's stream."""
+    is_two_way: bool = False
+    """Notifications are reasons to read the record, and each read is remembered as the latest (``core/two_way/``)."""
 
 
 @dataclass(slots=True)
@@ -268,7 +270,7 @@ def _is_later_confirmation(present: Stamp, change: Change, rules: Rules) -> bool
     if change.bounds is not None:
         return False
     if change.stamp.is_read:
-        return not present.is_read
+        return rules.is_two_way or not present.is_read
     return change.part not in rules.readable and change.stamp.order > present.order
 
 

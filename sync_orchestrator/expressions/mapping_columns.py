@@ -14,6 +14,10 @@ _CHAINS = frozenset({"subexpression", "pipe", "index_expression", "projection", 
 """Expressions whose second operand is evaluated on the result of the first one."""
 
 
+AGREED = "agreed"
+"""The name by which mappings read the merged values of fields that people change on both sides, like a part's."""
+
+
 def columns_of(mapping: Mapping[str, str]) -> dict[str, tuple[Path, ...]]:
     """The fields that expressions read.
 

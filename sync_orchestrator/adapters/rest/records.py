@@ -12,10 +12,11 @@ from sync_orchestrator.adapters.http.client import HttpClient
 from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.adapters.rest.codecs import Codecs
 from sync_orchestrator.config import TargetSettings
-from sync_orchestrator.core.ports import Found, Item, Json
+from sync_orchestrator.core.ports import Found, Item, Json, WriteGuard
 from sync_orchestrator.core.values.identity import other_key
 from sync_orchestrator.core.values.mapping import Mapping
 from sync_orchestrator.core.values.names import NoName, canonical_name
+from sync_orchestrator.core.values.shared_fields import check_guard
 from sync_orchestrator.errors import CallFailed
 from sync_orchestrator.expressions.selectors import compile_selector
 from sync_orchestrator.expressions.truth import NoTruth, parse_condition
@@ -44,6 +45,10 @@ class Records:
     def are_written(self, payload: Json, fields: Json) -> bool:
         """Whether a record's fields are those of a payload, as far as the third party keeps them."""
         return not self._mapping.list_differences(payload, fields)
+
+    def check_guard(self, guard: WriteGuard, record: Json) -> None:
+        """Raises CallFailed where a guarded field of a record has been changed by somebody else."""
+        check_guard(self._mapping, guard, self.to_found(record).fields)
 
     def build_address(self, item: Item) -> dict[str, object]:
         """What templates know of a record's place."""

@@ -13,6 +13,7 @@ from sync_orchestrator.adapters.rest.records import Records
 from sync_orchestrator.adapters.rest.references import References
 from sync_orchestrator.config import RequestSettings, TargetSettings
 from sync_orchestrator.config.calls import READING
+from sync_orchestrator.config.two_way import is_partial
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.errors import CallFailed, Failure, MappingFailed, Refusal
@@ -51,6 +52,7 @@ class Sender:
         self._records = records
         self._references = references
         self._wanted = _list_costly_names(target)
+        self._sends_changes = is_partial(target)
         self._record_is_configured = "record" in target.model_fields_set
         self._error_names = tuple(
             name for name in ("errors", "error") if name not in records.codecs.names and name != target.key_field
@@ -64,8 +66,10 @@ class Sender:
         """What the templates of a create or update know. Raises CallFailed for what cannot be written there."""
         if not self._records.accepts_key(item.key):
             raise CallFailed(Failure.PERMANENT, f"its key does not fit key_pattern '{self._target.key_pattern}'")
+        guard = item.guard
+        left_out = guard.unchanged if guard is not None and self._sends_changes else frozenset()
         try:
-            payload = self._records.codecs.encode(item.payload)
+            payload = self._records.codecs.encode({k: v for k, v in item.payload.items() if k not in left_out})
         except MappingFailed as error:
             raise CallFailed(Failure.PERMANENT, str(error)) from None
         values = {**self.build_delete_values(item), "payload": payload}

@@ -219,6 +219,8 @@ class Writes:
             raise not_ours(item.external_id, other)
         if present is None and (verb != "update" or self._records.assigns_ids or self._target.upsert == "update_first"):
             raise CallFailed(Failure.PERMANENT, "there is no such record", refusal=Refusal.MISSING)
+        if present is not None and item.guard is not None:
+            self._records.check_guard(item.guard, present.record)
         if present is not None and present.gone and verb != "update":
             raise CallFailed(Failure.PERMANENT, "it is deleted already", refusal=Refusal.MISSING)
         return None if present is None else present.revision

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.archive import queries
 from sync_orchestrator.core.archive.archived_records import stamp_of
+from sync_orchestrator.core.db.locks import AdvisoryLock, acquire_lock
 from sync_orchestrator.core.db.session import force_index_scans, run, to_jsonb
 from sync_orchestrator.core.ledger.event_claims import wake_waiting_events
+from sync_orchestrator.core.two_way.merge_linked import merge_linked
+from sync_orchestrator.core.two_way.rules import TwoWay
 from sync_orchestrator.core.version_guard import Change, ReadBounds, RecordState, Rules, Verdict, decide
 
 if TYPE_CHECKING:
@@ -56,7 +59,13 @@ def without_held(connection: Connection, entity: str, changes: Sequence[Change])
 
 
 def merge(
-    connection: Connection, entity: str, changes: Sequence[Change], rules: Rules, *, priority: int = LIVE
+    connection: Connection,
+    entity: str,
+    changes: Sequence[Change],
+    rules: Rules,
+    *,
+    priority: int = LIVE,
+    two_way: TwoWay | None = None,
 ) -> list[Merged]:
     """Merges changes of one entity in the caller's transaction and says what became of each.
 
@@ -67,6 +76,8 @@ def merge(
     if not changes:
         return []
     force_index_scans(connection)
+    if two_way is not None:
+        acquire_lock(connection, AdvisoryLock.TWO_WAY, two_way.ours.entity)
     states = _lock_records(connection, entity, sorted({change.key for change in changes}), rules.lag)
     learn_bounds(connection, entity, changes)
     batch = _JudgedChanges(changes, rules, states)
@@ -75,7 +86,12 @@ def merge(
     if lost:
         batch.forget_keys(lost)
         again = merge(
-            connection, entity, [change for change in changes if change.key in lost], rules, priority=priority
+            connection,
+            entity,
+            [change for change in changes if change.key in lost],
+            rules,
+            priority=priority,
+            two_way=two_way,
         )
     _write_parts(connection, entity, batch.touched.values())
     _write_records(connection, entity, batch, priority)
@@ -83,6 +99,9 @@ def merge(
         run(connection, queries.DELETE_EMPTY_RECORDS, entity=entity, keys=shells)
     if batch.arrived:
         wake_waiting_events(connection, entity, sorted(batch.arrived))
+    if two_way is not None:
+        keys = [key for key, state in batch.states.items() if state.revision > 0]
+        merge_linked(connection, two_way, entity, keys, priority=priority)
     return [Merged(*end, _find_missing_parts(batch.states[end[0].key], rules)) for end in batch.ends] + again
 
 

@@ -26,6 +26,8 @@ class AdvisoryLock(IntEnum):
     ALERT_DECISION = 7_261_006
     """By kind and subject: decides alone whether an alert is over."""
     ALERT_SENDING = 7_261_007
+    TWO_WAY = 7_261_008
+    """By the entity that has ``two_way``: links records and merges their shared fields. Taken before any record."""
 
 
 _LOCK = "SELECT pg_advisory_xact_lock(%(lock)s)"

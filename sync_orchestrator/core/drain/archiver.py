@@ -12,6 +12,7 @@ from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain import event_batch
 from sync_orchestrator.core.drain.activity import time_of_next_check
 from sync_orchestrator.core.ledger.event_claims import release_expired_events, seconds_until_next_event
+from sync_orchestrator.core.two_way.waiting import link_waiting_records
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context
@@ -56,6 +57,8 @@ class Archiver:
             if time.monotonic() - released >= _RELEASE_INTERVAL_SECONDS:
                 released = time.monotonic()
                 await asyncio.to_thread(in_transaction, self._context.engine, release_expired_events)
+                if (two_way := self._context.entities[self._entity].two_way) is not None:
+                    await asyncio.to_thread(link_waiting_records, self._context.engine, two_way)
             count, settled = await event_batch.work_off(
                 self._context,
                 self._context.config.limits.batch,

@@ -286,7 +286,9 @@ class EventBatch:
         allowed = [change for change in changes if change not in held] if held else changes
         ended = [
             (self._events[merged.change.seq], merged, requests.get(merged.change.seq))
-            for merged in merge(connection, self._entity.name, allowed, self._entity.rules)
+            for merged in merge(
+                connection, self._entity.name, allowed, self._entity.rules, two_way=self._entity.two_way
+            )
             if merged.change.seq is not None
         ]
         needs_groups = any(self._decider.is_missing(event, merged.verdict, request) for event, merged, request in ended)

@@ -219,7 +219,8 @@ class EventDecider:
             return self._decide_passed_over(event, is_known=passed_over == "known")
         if ahead := self._seconds_ahead(event.source, event.version, event.now):
             return _wait_for_clock(event, ahead)
-        change = None if event.is_thin else self._change_of_event(event)
+        is_reason_to_read = event.is_thin or (self.rules.is_two_way and event.source == self.rules.owner)
+        change = None if is_reason_to_read else self._change_of_event(event)
         is_doubted = event.absent_at is not None or _is_inferred_deletion(event)  # its source contradicted it before
         if event.source in self.rules.readable and (
             change is None or vanished or is_doubted or self._is_partial(change)

@@ -174,7 +174,8 @@ class Fill:
 
     def _merge_changes(self, connection: Connection, changes: Sequence[Change]) -> int:
         news = without_held(connection, self._entity.name, changes) if self._lease.filled_before else changes
-        merged = merge(connection, self._entity.name, news, self._entity.rules, priority=BACKFILL)
+        entity = self._entity
+        merged = merge(connection, entity.name, news, entity.rules, priority=BACKFILL, two_way=entity.two_way)
         accepted = {end.change.key for end in merged if end.verdict in (Verdict.ACCEPTED, Verdict.KEPT)}
         self._behind += [end.change.key for end in merged if end.verdict is Verdict.BEHIND]
         self.report.changed += len(accepted)
@@ -301,7 +302,12 @@ class Fill:
                 if why is not None:
                     raise DeletionsHeld(why)
             merged = merge(
-                connection, self._entity.name, [*changes, *self._flagged[part]], self._entity.rules, priority=BACKFILL
+                connection,
+                self._entity.name,
+                [*changes, *self._flagged[part]],
+                self._entity.rules,
+                priority=BACKFILL,
+                two_way=self._entity.two_way,
             )
             deleted = sum(1 for end in merged if end.change.deleted and end.verdict is Verdict.ACCEPTED)
             if part == self._entity.rules.owner:

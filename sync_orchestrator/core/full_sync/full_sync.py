@@ -15,6 +15,7 @@ from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.full_sync.fill import Fill, FillReport, Progress
 from sync_orchestrator.core.full_sync.push_group import PushBeside, StepReport, complete_full_sync, push_group
 from sync_orchestrator.core.groups.lease import GroupLease, lease_group
+from sync_orchestrator.core.two_way.waiting import link_waiting_records
 
 _filled = CrashPoint("full_sync.filled")
 _pushed = CrashPoint("full_sync.pushed")
@@ -56,7 +57,7 @@ async def bring_in_sync(
     """
     report = StepReport(entity.name, group)
     async with lease_group(context, entity.name, group) as lease:
-        await _bring_in_sync(context, lease, report, patience, progress)
+        await _bring_in_sync(context, entity, lease, report, patience, progress)
     return report
 
 
@@ -90,20 +91,27 @@ async def full_sync(
         _filled()
         filled(work.report)
         await beside.all_pushed()
-        await _bring_in_sync(context, lease, report, patience, progress)
+        await _bring_in_sync(context, entity, lease, report, patience, progress)
     return work.report, report
 
 
 async def _bring_in_sync(
-    context: Context, lease: GroupLease, report: StepReport, patience: float | None, progress: Progress | None
+    context: Context,
+    entity: EntityContext,
+    lease: GroupLease,
+    report: StepReport,
+    patience: float | None,
+    progress: Progress | None,
 ) -> None:
     ends = asyncio.get_running_loop().time() + (context.config.limits.drain_seconds if patience is None else patience)
     await lease.note_phase("push")
     await push_group(context, report, ends, progress)
     _pushed()
     tried, report.redriven = await asyncio.to_thread(
-        in_transaction, context.engine, lambda c: complete_full_sync(c, lease)
+        in_transaction, context.engine, lambda c: complete_full_sync(c, lease, entity.two_way)
     )
     _completed()
+    if entity.two_way is not None:
+        tried += await asyncio.to_thread(link_waiting_records, context.engine, entity.two_way)
     if tried:
         await push_group(context, report, ends, progress)

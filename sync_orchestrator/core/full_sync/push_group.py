@@ -20,6 +20,8 @@ from sync_orchestrator.core.groups.lease import GroupLease
 from sync_orchestrator.core.ledger.retrying import retry_failed_of_group
 from sync_orchestrator.core.push.hold import release_group_from_hold
 from sync_orchestrator.core.systems.suspension import suspension_of
+from sync_orchestrator.core.two_way.rules import TwoWay
+from sync_orchestrator.core.two_way.waiting import wake_waiting_records
 
 _IDLE_WAIT_SECONDS = 0.1
 
@@ -145,13 +147,15 @@ async def _drain_group(
     )
 
 
-def complete_full_sync(connection: Connection, lease: GroupLease) -> tuple[int, int]:
+def complete_full_sync(connection: Connection, lease: GroupLease, two_way: TwoWay | None = None) -> tuple[int, int]:
     """Marks the group as synced and tries again all that failed: records, their events, events without record.
 
     Returns how many records and how many events without one are tried again.
     """
     acquire_lock(connection, AdvisoryLock.COMPLETION, lease.entity)
     lease.run_fenced(connection, queries.COMPLETE_GROUP)
+    if two_way is not None:
+        wake_waiting_records(connection, two_way)
     tried = release_group_from_hold(connection, lease.entity, lease.group)
     covered = run(connection, queries.MARK_ENTITY_COVERED, entity=lease.entity)[0].covered
     redriven = retry_failed_of_group(connection, lease.entity, lease.group, all_covered=covered)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 CAPTURE_ORIGIN = "capture"
 """The origin of events that a source's log told. Reads of the source see their changes before they are recorded."""
 
-ANNOUNCED_ORIGINS = frozenset({"notification", CAPTURE_ORIGIN})
+TWO_WAY_ORIGIN = "two_way"
+"""The origin of events that have a record read because a push has changed it, or found it changed."""
+
+ANNOUNCED_ORIGINS = frozenset({"notification", CAPTURE_ORIGIN, TWO_WAY_ORIGIN})
 """Origins of events by which a source itself says that a record is deleted; of others a deletion is inferred."""
 
 Awaiting = Literal["clock", "source", "record", "deletions"]

@@ -179,7 +179,7 @@ def _merge_reads(
             bounds = bounds_of(noted.numbers.get(part))
             changes.append(Change(key, part, "delete", gone, None, bounds=bounds))
     reset_stamps(connection, entity.name, key, sorted(unmoved))
-    merge(connection, entity.name, changes, entity.rules)
+    merge(connection, entity.name, changes, entity.rules, two_way=entity.two_way)
     _try_again(connection, entity.name, key, sorted(reads))
 
 

@@ -12,10 +12,10 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.ports import Item, Json, ThirdParty
+from sync_orchestrator.core.ports import Found, Item, Json, ThirdParty, WriteGuard
 from sync_orchestrator.core.push.absent_records import build_absent_failure
 from sync_orchestrator.core.push.calls import PushCalls, first_id
 from sync_orchestrator.core.push.claims import PushClaim
@@ -30,6 +30,7 @@ from sync_orchestrator.core.push.decision import (
     situation_of,
 )
 from sync_orchestrator.core.push.result import Pushed
+from sync_orchestrator.core.push.shared_writes import build_guard
 from sync_orchestrator.core.push.states import Aim, Phase, PushState
 from sync_orchestrator.core.push.stray_copies import delete_all_of_key, delete_copies_at, delete_late_creates
 from sync_orchestrator.core.tracing import continue_trace
@@ -45,6 +46,9 @@ _log = logging.getLogger("sync_orchestrator.push")
 
 _after_call = CrashPoint("push.after_call")
 _half_deleted = CrashPoint("push.half_deleted")
+
+_RECHECK_SECONDS = 2.0
+"""After so long a record is pushed again whose other side was to be read first; a merge makes it due at once."""
 
 
 class PushTarget(Protocol):
@@ -70,17 +74,22 @@ async def push_record(entity: EntityContext, claimed: PushClaim) -> Pushed:
     """Carries out one push; every failure is in the result, none is raised."""
     try:
         payload = None if claimed.deleted else entity.mapping.build_payload(claimed.key, claimed.group, claimed.parts)
-        return await push_payload(entity, claimed, payload)
+        return await push_payload(entity, claimed, payload, build_guard(entity, claimed, payload))
     except (MappingFailed, ValueError) as error:
         return Pushed(claimed, PushStep.NOTHING, failure=CallFailed(Failure.PERMANENT, str(error)))
 
 
-async def push_payload(target: PushTarget, claimed: PushClaim, payload: Json | None) -> Pushed:
+async def push_payload(
+    target: PushTarget, claimed: PushClaim, payload: Json | None, guard: WriteGuard | None = None
+) -> Pushed:
     """Carries out the push of a payload that is mapped already; None for a deleted record.
+
+    With a ``guard``, what somebody else has changed meanwhile is not written over.
 
     Every failure of a call is in the result. Raises ValueError for a payload that has no digest.
     """
-    attempt = _Attempt(target, claimed, payload, None if payload is None else target.mapping.digest_of_ours(payload))
+    wanted = None if payload is None else target.mapping.digest_of_ours(payload)
+    attempt = _Attempt(target, claimed, payload, wanted, guard)
     try:
         return await (attempt.run() if claimed.trace is None else _run_traced(attempt, claimed))
     except Exception as error:  # an adapter that somebody wrote: one record's trouble, not the drain's
@@ -102,7 +111,14 @@ async def _run_traced(attempt: _Attempt, claimed: PushClaim) -> Pushed:
 class _Attempt:
     """One push: its rules are fixed, and only ``run`` moves its state."""
 
-    def __init__(self, target: PushTarget, claimed: PushClaim, payload: Json | None, wanted: bytes | None) -> None:
+    def __init__(
+        self,
+        target: PushTarget,
+        claimed: PushClaim,
+        payload: Json | None,
+        wanted: bytes | None,
+        guard: WriteGuard | None,
+    ) -> None:
         capabilities = target.third_party.capabilities
         self._capabilities = capabilities
         self._third_party = target.third_party
@@ -114,7 +130,7 @@ class _Attempt:
         self._write_digest = digest_of_write(wanted, capabilities, claimed.group)
         self._elsewhere = groups_elsewhere(claimed, capabilities)
         self._leaves_place = has_moved(claimed, capabilities) and not claimed.deleted and capabilities.can_delete
-        self._calls = PushCalls(target.third_party, claimed)
+        self._calls = PushCalls(target.third_party, claimed, target.mapping)
         item = Item(
             key=claimed.key,
             group=claimed.applied_group or claimed.group if claimed.deleted else claimed.group,
@@ -122,6 +138,7 @@ class _Attempt:
             external_id=None if self._leaves_place else claimed.external_id,
             idempotency_key=_idempotency_key(claimed),
             deadline=claimed.deadline,
+            guard=guard,
         )
         situation = situation_of(claimed, capabilities, wanted, self._write_digest)
         self._state = PushState(Phase.START, plan_step(situation, capabilities), item, situation)
@@ -132,6 +149,8 @@ class _Attempt:
             try:
                 reached = await _PHASES[self._state.phase](self, self._state)
             except CallFailed as failure:
+                if failure.refusal is Refusal.CHANGED_SINCE_READ:
+                    return self._end_to_be_read(self._state, "changed")
                 return self._end_failed(self._state, failure)
             if isinstance(reached, Pushed):
                 return reached
@@ -164,8 +183,8 @@ class _Attempt:
     async def _read_back(self, state: PushState) -> PushState | Pushed:
         found = await self._calls.read_record(state.item)
         if found is None:
-            return self._go_on_without_id(state)
-        is_same = digest_of_found(self._mapping, self._capabilities, found, state.item.group) == self._wanted
+            return self._end_to_be_read(state, "gone") if self._is_linked else self._go_on_without_id(state)
+        is_same = self._is_as_wanted(found, state)
         if is_same or self._capabilities.assigns_ids:
             state = replace(state, item=replace(state.item, external_id=found.external_id))
         return self._enter_step(replace(state, step=PushStep.NOTHING if is_same else PushStep.UPDATE))
@@ -174,8 +193,13 @@ class _Attempt:
         if self._claim.deleted:
             found = await delete_all_of_key(self._calls, state.item, {self._claim.group or "", *self._elsewhere})
         else:
-            found = first_id(await self._calls.search_by_key(state.item, state.item.group))
+            shown = await self._calls.search_by_key(state.item, state.item.group)
+            found = first_id(shown)
+            if found is not None and self._claim.shared is not None and not self._claim.shared.is_linked:
+                return self._end_to_be_read(state, "changed", found)
             state = replace(state, item=replace(state.item, external_id=found))
+            if self._is_linked and len(shown) == 1 and self._is_as_wanted(shown[0], state):
+                return self._enter_step(replace(state, step=PushStep.NOTHING))
         can_create = self._capabilities.can_create
         step = after_lookup(state.situation, found, self._search_lag, can_create=can_create)
         if step is None:
@@ -188,15 +212,23 @@ class _Attempt:
         return self._enter_step(replace(state, is_cleared=True))
 
     async def _lookup_before_update(self, state: PushState) -> PushState | Pushed:
-        target, is_there = await self._calls.find_target(state.item, "update")
-        if target is None or not (is_there or self._capabilities.can_create):
+        target = await self._calls.find_target(state.item, "update")
+        if self._is_linked and not target.is_there:
+            return self._end_to_be_read(state, "gone")
+        if target.item is None or not (target.is_there or self._capabilities.can_create):
             return self._after_missed_update(state)
-        return replace(state, phase=Phase.UPDATE, item=target)
+        state = replace(state, item=target.item)
+        may_prove = self._is_linked and not self._capabilities.has_linked_calls
+        if may_prove and target.found is not None and self._is_as_wanted(target.found, state):
+            return self._enter_step(replace(state, step=PushStep.NOTHING))  # the other side has it by itself
+        return replace(state, phase=Phase.UPDATE)
 
     async def _update_record(self, state: PushState) -> PushState | Pushed:
         try:
             external_id = await self._calls.update_record(state.item)
         except CallFailed as failure:
+            if failure.refusal is Refusal.CHANGED_SINCE_READ:
+                raise
             if failure.refusal is Refusal.HALF_WRITTEN and self._can_remake:
                 return replace(state, phase=Phase.DELETE_HALF, half=failure)
             return self._end_failed(state, failure, is_payload_refused=_is_refusal(failure))
@@ -226,7 +258,7 @@ class _Attempt:
 
     async def _create_record(self, state: PushState) -> PushState | Pushed:
         try:
-            external_id = await self._calls.create_record(state.item)
+            external_id = await self._calls.create_record(replace(state.item, guard=None))
         except CallFailed as failure:
             return self._after_failed_create(state, failure)
         state = replace(state, phase=Phase.CLEAN_UP, item=replace(state.item, external_id=external_id))
@@ -236,6 +268,8 @@ class _Attempt:
 
     async def _take_over(self, state: PushState) -> PushState | Pushed:
         found = first_id(await self._calls.search_by_key(state.item, state.item.group))
+        if found is not None and self._claim.shared is not None:
+            return self._end_to_be_read(state, "changed", found)
         state, duplicate = replace(state, item=replace(state.item, external_id=found)), state.duplicate
         assert duplicate is not None
         if found is not None:
@@ -313,6 +347,8 @@ class _Attempt:
 
     def _after_missed_update(self, state: PushState) -> PushState | Pushed:
         """Nothing of ours was under the id of an update, or only a half that is deleted."""
+        if self._is_linked and not state.is_remade:
+            return self._end_to_be_read(state, "gone")
         match state.aim:
             case Aim.FIRST_UPDATE:
                 return self._go_on_without_id(replace(state, aim=Aim.SECOND_UPDATE))
@@ -333,6 +369,14 @@ class _Attempt:
         if failure.may_be_duplicate and self._capabilities.can_lookup:
             return replace(state, phase=Phase.TAKE_OVER, duplicate=failure)
         return self._end_failed(state, failure, is_payload_refused=_is_refusal(failure))
+
+    @property
+    def _is_linked(self) -> bool:
+        """Whether people change the record on the other side, too: what is gone there was deleted by them."""
+        return self._claim.shared is not None and self._claim.shared.is_linked
+
+    def _is_as_wanted(self, found: Found, state: PushState) -> bool:
+        return digest_of_found(self._mapping, self._capabilities, found, state.item.group) == self._wanted
 
     @property
     def _can_remake(self) -> bool:
@@ -392,6 +436,21 @@ class _Attempt:
             postponed=wait,
             external_id=self._id_to_keep(state),
             cleared=state.is_cleared,
+        )
+
+    def _end_to_be_read(
+        self, state: PushState, recheck: Literal["changed", "gone"], found: str | None = None
+    ) -> Pushed:
+        """Nothing is written over what somebody has changed: the other side's record is read, and merged, first."""
+        return Pushed(
+            self._claim,
+            state.step,
+            self._calls.made,
+            postponed=_RECHECK_SECONDS,
+            external_id=self._id_to_keep(state),
+            cleared=state.is_cleared,
+            recheck=recheck,
+            recheck_id=found,
         )
 
     def _end_without_id(self, state: PushState) -> Pushed:

@@ -12,6 +12,8 @@ from sync_orchestrator.core.ports import TOO_OLD, Found, Item, ThirdParty
 from sync_orchestrator.core.push.claims import PushClaim
 from sync_orchestrator.core.systems.claim_holders import is_over
 from sync_orchestrator.core.values.identity import StrayId, may_be_given_again, other_key
+from sync_orchestrator.core.values.mapping import Mapping
+from sync_orchestrator.core.values.shared_fields import check_guard
 from sync_orchestrator.errors import CallFailed, Failure
 
 _log = logging.getLogger("sync_orchestrator.push")
@@ -37,14 +39,31 @@ class CallsMade:
     """An id of ours under which another record was found, which was left alone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is under the id of a record that is to be written.
+
+    Attributes:
+        item: The record with the id to use; None where that is another record's id.
+        is_there: A record is there; true where it was not looked at. One that a read does not show is written all the
+            same: reads may lag.
+        found: What the look has shown; None where there was none.
+    """
+
+    item: Item | None
+    is_there: bool
+    found: Found | None = None
+
+
 class PushCalls:
     """Makes the calls of one push and notes them in ``made``.
 
     Every method may raise CallFailed. A write is begun only while the lease allows it.
     """
 
-    def __init__(self, third_party: ThirdParty, claim: PushClaim) -> None:
+    def __init__(self, third_party: ThirdParty, claim: PushClaim, mapping: Mapping) -> None:
         self._third_party = third_party
+        self._mapping = mapping
         self._claim = claim
         self.capabilities = third_party.capabilities
         self._ids_seen: set[str] = set()
@@ -70,8 +89,10 @@ class PushCalls:
         return [record for record in found if other_key(item.key, record.key) is None]
 
     def needs_look(self, item: Item, verb: Literal["update", "delete"]) -> bool:
-        """Whether a read has to show whose id it is before a record is written or deleted under it."""
+        """Whether a read has to show whose id it is, or who changed it, before a record is written or deleted."""
         capabilities = self.capabilities
+        if item.guard is not None:
+            return True
         if not capabilities.assigns_ids:
             return verb == "update" and capabilities.update_creates and not capabilities.can_create
         if item.external_id is None or item.external_id in self._ids_seen:
@@ -80,21 +101,19 @@ class PushCalls:
             return False
         return capabilities.look_first == "always" or may_be_given_again(item.external_id)
 
-    async def find_target(self, item: Item, verb: Literal["update", "delete"]) -> tuple[Item | None, bool]:
-        """Looks at what is under an id before it is written or deleted there, where that is needed.
-
-        Returns the item with the id to use, None where that is another record's id; and whether a record is there,
-        true where it was not looked at. A record that a read does not show is written all the same: reads may lag.
-        """
+    async def find_target(self, item: Item, verb: Literal["update", "delete"]) -> Target:
+        """Looks at what is under an id before it is written or deleted there, where that is needed."""
         if not self.needs_look(item, verb):
-            return item, True
+            return Target(item, True)
         found = await self._third_party.read(item)
         if found is None:
-            return item, False
+            return Target(item, False)
         if self._is_of_another(item, found):
-            return None, False
+            return Target(None, False)
+        if item.guard is not None:
+            check_guard(self._mapping, item.guard, found.fields)
         self._ids_seen.add(found.external_id)
-        return replace(item, external_id=found.external_id), True
+        return Target(replace(item, external_id=found.external_id), True, found)
 
     async def create_record(self, item: Item) -> str:
         """Makes the record and returns its id."""
@@ -124,7 +143,8 @@ class PushCalls:
         """
         if not self.capabilities.can_delete:
             return False
-        target, is_there = await self.find_target(item, "delete")
+        looked_at = await self.find_target(item, "delete")
+        target = looked_at.item
         if target is None:
             return False
         self._require_time()
@@ -135,7 +155,7 @@ class PushCalls:
             if not self._was_not_ours(target, failure):
                 raise
             return False
-        return is_there
+        return looked_at.is_there
 
     async def delete_created(self, item: Item) -> None:
         """Deletes what a create of this push has made."""

@@ -17,6 +17,7 @@ from sync_orchestrator.core.db.session import as_bytes, force_index_scans, run
 from sync_orchestrator.core.ports import Json
 from sync_orchestrator.core.push import claim_queries as queries
 from sync_orchestrator.core.systems.claim_holders import Deadline, Hold
+from sync_orchestrator.core.two_way.shared_calls import SharedWrite, announce_shared_calls
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -106,9 +107,11 @@ class PushClaim:
     """Seconds since the third party last acknowledged the record; None for never."""
     refused_at: int = 0
     """When a write was last definitely refused, in microseconds since 1970; 0 for never."""
+    shared: SharedWrite | None = None
+    """What is known of its shared fields, where people change its records on both sides."""
 
     @classmethod
-    def from_row(cls, row: ClaimRow, parts: Parts, deadline: float) -> PushClaim:
+    def from_row(cls, row: ClaimRow, parts: Parts, deadline: float, shared: SharedWrite | None = None) -> PushClaim:
         """The claim of a row; ``parts`` is the archived data of its record."""
         return cls(
             entity=row.entity,
@@ -136,6 +139,7 @@ class PushClaim:
             refusal_retried=row.refusal_retried,
             acknowledged_ago=row.acknowledged_ago,
             refused_at=row.refused_at,
+            shared=shared,
         )
 
 
@@ -269,7 +273,10 @@ def _claims_of_rows(connection: Connection, rows: Sequence[ClaimRow], deadline: 
     if not rows:
         return []
     parts = read_parts(connection, [row.entity for row in rows], [row.key for row in rows])
+    shared = announce_shared_calls(
+        connection, [(row.entity, row.key, row.lease_token, parts.get((row.entity, row.key), {})) for row in rows]
+    )
     return [
-        PushClaim.from_row(row, parts.get((row.entity, row.key), {}), deadline)
+        PushClaim.from_row(row, parts.get((row.entity, row.key), {}), deadline, shared.get((row.entity, row.key)))
         for row in sorted(rows, key=lambda row: (row.priority, row.due_at))
     ]

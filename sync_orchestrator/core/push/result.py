@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from sync_orchestrator.core.push.calls import CallsMade
 from sync_orchestrator.core.push.claims import PushClaim
@@ -38,3 +39,7 @@ class Pushed:
     outcome_unknown: bool = False
     settled: bool = False
     refused: bool = False
+    recheck: Literal["changed", "gone"] | None = None
+    """Of a two-way record, nothing was written: the other side's record was changed, or is gone, and is read again."""
+    recheck_id: str | None = None
+    """The id of a record that a search has found, which is linked before it is written."""

@@ -28,6 +28,7 @@ from sync_orchestrator.core.push.decision import PushStep
 from sync_orchestrator.core.push.hold import release_records_of_system, retry_refused_records
 from sync_orchestrator.core.push.late_calls import note_late_calls
 from sync_orchestrator.core.push.result import Pushed
+from sync_orchestrator.core.push.shared_writes import settle_shared_writes
 from sync_orchestrator.core.retry import Decision, after_conflict, after_failure
 from sync_orchestrator.core.systems.breaker import (
     RecordFailure,
@@ -127,7 +128,10 @@ def settle_pushes(
     _report_mirrored(connection, entities, acknowledged)
     if any(end.calls.called for end in good):
         record_success(connection, name, state)
-    late += _settle_failures(connection, name, system, entities, bad, state, result)
+    lost = _settle_failures(connection, name, system, entities, bad, state, result)
+    kept = {_key_of(end) for end in bad} - {_key_of(end) for end in lost}
+    settle_shared_writes(connection, entities, ordered, accepted, kept)
+    late += lost
     result.duplicates += note_late_calls(
         connection, [end for end in late if end.calls.called], system.in_flight_seconds
     )

@@ -189,7 +189,7 @@ def _find_winner(ours: SideValue, theirs: SideValue, policy: Policy, skew: int) 
 
 
 def _put_back(ours: SideValue, theirs: SideValue, state: FieldState, winner: Winner) -> FieldMerge:
-    """A side has changed a field that the other one owns: the agreed value goes there again, and the change is noted."""
+    """A side has changed a field that the other one owns: the agreed value goes there again; the change is noted."""
     conflict = Conflict(ours.value, theirs.value, state.agreed, winner)
     decision = Decision(ours.value, theirs.value, state.agreed)
     return FieldMerge(state.agreed, state.agreed, replace(state, decision=decision), conflict)

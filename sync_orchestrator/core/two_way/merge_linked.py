@@ -1,0 +1,376 @@
+"""Merges the shared fields of linked records, in the transaction that archived a change of one of them.
+
+One merge at a time of two entities, by an advisory lock: whoever links records or merges them sees all that was linked
+and merged before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sync_orchestrator.core.db.session import run, to_jsonb
+from sync_orchestrator.core.ports import Json
+from sync_orchestrator.core.two_way import queries
+from sync_orchestrator.core.two_way.conflict_log import ConflictLog, NewConflict
+from sync_orchestrator.core.two_way.known_state import (
+    find_current_values,
+    is_obsolete,
+    list_acknowledged,
+    list_sent_values,
+)
+from sync_orchestrator.core.two_way.linking import Linker
+from sync_orchestrator.core.two_way.records import SideRecord, SideRecords
+from sync_orchestrator.core.two_way.rules import Side, TwoWay
+from sync_orchestrator.core.two_way.three_way import (
+    Conflict,
+    Decision,
+    FieldState,
+    SideValue,
+    Winner,
+    merge_field,
+    same,
+)
+from sync_orchestrator.errors import MappingFailed
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_STAYS = "the other side's record stays as it is"
+
+_DELETION_DECIDED = "@deleted"
+"""In what is known of a link's fields: a person has decided that the deletion is followed."""
+
+
+@dataclass(slots=True)
+class Link:
+    """A linked pair of records, and what is known of its shared fields."""
+
+    key: str
+    theirs_key: str
+    ended: str | None
+    fields: dict[str, FieldState]
+
+    @classmethod
+    def of_row(cls, row: Any) -> Link:
+        """The link of a row of ``sync.links``."""
+        return cls(row.key, row.theirs_key, row.ended, {name: _read_state(state) for name, state in row.fields.items()})
+
+
+def merge_linked(connection: Connection, two_way: TwoWay, entity: str, keys: Iterable[str], *, priority: int) -> None:
+    """Links records of one side where that is possible, and merges the shared fields of those that are linked.
+
+    Args:
+        connection: The transaction that has archived changes of these records, under the advisory lock.
+        two_way: The rules.
+        entity: The entity of the records.
+        keys: Their keys.
+        priority: That of the pushes that follow.
+    """
+    _Merge(connection, two_way, entity).run(sorted(set(keys)), priority)
+
+
+class _Merge:
+    """One merge: the records of both sides, the links between them, and what becomes of them."""
+
+    def __init__(self, connection: Connection, two_way: TwoWay, entity: str) -> None:
+        own, other = two_way.both_sides(entity)
+        self._connection = connection
+        self._two_way = two_way
+        self._is_ours = own is two_way.ours
+        self._own = SideRecords(connection, own)
+        self._other = SideRecords(connection, other)
+        self._ours, self._theirs = (self._own, self._other) if self._is_ours else (self._other, self._own)
+        self._links: dict[str, Link] = {}
+        self._ended_links: list[str] = []
+        self._log = ConflictLog(connection, two_way)
+
+    def run(self, keys: Sequence[str], priority: int) -> None:
+        self._own.load(keys)
+        self._load_links(keys)
+        self._link_new([record for key, record in self._own.found.items() if self._find_link(key) is None])
+        self._other.load(link.theirs_key if self._is_ours else link.key for link in self._links.values())
+        self._log.load(sorted(self._links))
+        for link in self._links.values():
+            ours, theirs = self._ours.found.get(link.key), self._theirs.found.get(link.theirs_key)
+            if ours is not None and theirs is not None and link.ended is None:
+                self._merge_pair(link, ours, theirs)
+        self._write(priority)
+
+    def _load_links(self, keys: Sequence[str]) -> None:
+        query = queries.SELECT_LINKS_OF_OURS if self._is_ours else queries.SELECT_LINKS_OF_THEIRS
+        for row in run(self._connection, query, entity=self._two_way.ours.entity, keys=list(keys)):
+            self._links[row.key] = Link.of_row(row)
+        self._by_theirs = {link.theirs_key: link for link in self._links.values()}
+
+    def _find_link(self, key: str) -> Link | None:
+        return self._links.get(key) if self._is_ours else self._by_theirs.get(key)
+
+    def _link_new(self, records: Sequence[SideRecord]) -> None:
+        self._forget_natural_keys([record.key for record in records if record.is_deleted])
+        alive = [record for record in records if not record.is_deleted and self._own.side.owner in record.parts]
+        if not alive:
+            return
+        linker = Linker(self._connection, self._two_way, self._own.side, self._other.side)
+        made = linker.link(alive)
+        for new in linker.new:
+            self._links[new.key] = Link(new.key, new.theirs_key, None, {})
+        for record in made:
+            self._offer_alone(record)
+        waiting = linker.waits.keys()
+        for record in alive:
+            if record.key in waiting:
+                self._own.withhold(record)
+
+    def _offer_alone(self, record: SideRecord) -> None:
+        """A record that the other side does not have is made there with our side's values."""
+        try:
+            values = self._read_values(self._own.side, record)
+        except MappingFailed:
+            self._own.withhold(record)
+            return
+        self._own.offer_values(record, values, {})
+
+    def _merge_pair(self, link: Link, ours: SideRecord, theirs: SideRecord) -> None:
+        if not self._two_way.has_same_keys:
+            self._ours.note_id(ours, link.theirs_key)
+            self._theirs.note_id(theirs, link.key)
+        if ours.is_deleted and theirs.is_deleted:
+            self._end_link(link)
+            return
+        try:
+            values = self._merge_fields(link, ours, theirs)
+        except MappingFailed:
+            self._ours.withhold(ours)
+            self._theirs.withhold(theirs)
+            return
+        if ours.is_deleted or theirs.is_deleted:
+            link.fields |= values.noted
+            self._follow_deletion(link, ours, theirs, values)
+            return
+        for conflict in values.conflicts:
+            self._log.note(conflict)
+        self._log.end_others(link.key, {conflict.field for conflict in values.conflicts if conflict.winner is None})
+        link.fields = values.states
+        self._ours.offer_values(ours, values.to_theirs, values.theirs_now)
+        self._theirs.offer_values(theirs, values.to_ours, values.ours_now)
+        for side, record in ((self._ours, ours), (self._theirs, theirs)):
+            side.look_first(record)
+
+    def _merge_fields(self, link: Link, ours: SideRecord, theirs: SideRecord) -> _Values:
+        two_way, states = self._two_way, dict(link.fields)
+        self._note_acknowledged(states, ours, theirs)
+        ours_now = self._find_current(two_way.ours, ours, theirs)
+        theirs_now = self._find_current(two_way.theirs, theirs, ours)
+        ours_at, theirs_at = _time_of(two_way.ours, ours), _time_of(two_way.theirs, theirs)
+        values = _Values(ours_now, theirs_now, dict(states))
+        for name, policy in two_way.fields.items():
+            # A push of theirs carries values to our side, and one of ours to theirs.
+            merged = merge_field(
+                SideValue(ours_now[name], list_sent_values(name, theirs.calls), ours_at),
+                SideValue(theirs_now[name], list_sent_values(name, ours.calls), theirs_at),
+                states.get(name, FieldState()),
+                policy,
+                first=two_way.first,
+                skew=two_way.skew,
+            )
+            values.to_ours[name], values.to_theirs[name] = merged.to_ours, merged.to_theirs
+            values.states[name] = merged.state
+            if merged.conflict is not None:
+                values.conflicts.append(
+                    _build_conflict(link, ours, name, str(policy), merged.conflict, ours_at, theirs_at)
+                )
+        return values
+
+    def _note_acknowledged(self, states: dict[str, FieldState], ours: SideRecord, theirs: SideRecord) -> None:
+        """What an acknowledged call carried is agreed: the side that it came from had it, and the other has it now."""
+        pairs = ((self._ours, ours), (self._theirs, theirs))
+        calls = [(call, side, record) for side, record in pairs for call in record.calls]
+        new = [each for each in calls if each[0].acknowledged is not None and not each[0].is_merged]
+        for call, side, record in sorted(new, key=lambda each: each[0].acknowledged or 0):
+            for name, value in call.carried.items():
+                if name in self._two_way.fields:
+                    states[name] = states.get(name, FieldState()).note_agreed(value)
+            side.note_merged(record, [call])
+
+    def _find_current(self, side: Side, record: SideRecord, pushed_by: SideRecord) -> dict[str, object]:
+        """The values that a side has now; ``pushed_by`` is the other side's record, whose pushes change them."""
+        shown = self._read_values(side, record)
+        sequence = record.parts[side.owner].read_sequence
+        current = find_current_values(shown, sequence, pushed_by.calls, side.read_lag)
+        pushes = self._theirs if side is self._two_way.ours else self._ours
+        latest = max((call.acknowledged or 0 for call in list_acknowledged(pushed_by.calls)), default=0)
+        over = [
+            call
+            for call in pushed_by.calls
+            if is_obsolete(call, sequence, side.read_lag)
+            or (
+                call.acknowledged is None
+                and call.token != pushed_by.token
+                and not pushed_by.may_land
+                and sequence >= latest
+            )
+        ]
+        pushes.end_calls(pushed_by, over)
+        return current
+
+    def _read_values(self, side: Side, record: SideRecord) -> dict[str, object]:
+        """The values of the shared fields that a side has shown. Raises MappingFailed."""
+        if record.is_deleted:
+            return dict.fromkeys(self._two_way.fields)
+        parts = {name: part.data for name, part in record.parts.items()}
+        return side.shared.build_payload(record.key, record.group, parts)
+
+    # Deletions -------------------------------------------------------------------------------------------------------
+
+    def _follow_deletion(self, link: Link, ours: SideRecord, theirs: SideRecord, values: _Values) -> None:
+        is_ours_gone = ours.is_deleted
+        deleted, of_deleted = (ours, self._ours) if is_ours_gone else (theirs, self._theirs)
+        left, of_left = (theirs, self._theirs) if is_ours_gone else (ours, self._ours)
+        policy = of_deleted.side.deletes
+        of_left.withhold(left)
+        if policy == "ignore":
+            link.ended = f"deleted on {'our' if is_ours_gone else 'their'} side; {_STAYS}"
+            of_deleted.stop_deletion(deleted, "discarded", f"not followed (deletes: ignore); {_STAYS}")
+            self._log.end_others(link.key, set())
+            return
+        if policy == "restore":
+            self.restore(link, deleted, of_deleted, left, of_left)
+            return
+        now = values.theirs_now if is_ours_gone else values.ours_now
+        if policy == "follow" and not self._has_changed(link, now, deleted):
+            return
+        if _DELETION_DECIDED not in link.fields and deleted.stopped is None and not deleted.is_in_sync:
+            of_deleted.stop_deletion(deleted, "on_hold", _build_question(policy))
+            self._log.note(
+                NewConflict(
+                    link.key, link.theirs_key, ours.group, None, None,
+                    None if is_ours_gone else values.ours_now,
+                    values.theirs_now if is_ours_gone else None,
+                    None, None, policy, None,
+                )
+            )  # fmt: skip
+
+    def restore(
+        self, link: Link, deleted: SideRecord, of_deleted: SideRecords, left: SideRecord, of_left: SideRecords
+    ) -> None:
+        """Makes the deleted record again from the other one: they are no longer linked, and that one is made anew."""
+        of_deleted.stop_deletion(deleted, "discarded", "made again from the other side's record")
+        self._ended_links.append(link.key)
+        self._log.end_others(link.key, set())
+        of_left.forget_other_side(left)
+        try:
+            of_left.offer_values(left, self._read_values(of_left.side, left), {})
+        except MappingFailed:
+            of_left.withhold(left)
+
+    def _has_changed(self, link: Link, now: Mapping[str, object], deleted: SideRecord) -> bool:
+        """Whether a person has changed a shared field of the record that is left since both sides agreed."""
+        return any(
+            state.is_agreed
+            and not same(now[name], state.agreed)
+            and not any(same(now[name], sent) for sent in list_sent_values(name, deleted.calls))
+            for name, state in link.fields.items()
+            if name in now
+        )
+
+    def _end_link(self, link: Link) -> None:
+        self._ended_links.append(link.key)
+        self._log.end_others(link.key, set())
+        for side, key in ((self._ours, link.key), (self._theirs, link.theirs_key)):
+            self._run_forget(side.side.entity, [key])
+
+    def _forget_natural_keys(self, keys: Sequence[str]) -> None:
+        if keys:
+            self._run_forget(self._own.side.entity, keys)
+
+    def _run_forget(self, entity: str, keys: Sequence[str]) -> None:
+        run(self._connection, queries.DELETE_MATCH_VALUES, entity=entity, keys=list(keys), all=True)
+        run(self._connection, queries.DELETE_WAITS, entity=entity, keys=list(keys))
+
+    def _write(self, priority: int) -> None:
+        ended = set(self._ended_links)
+        self._log.write()
+        for side in (self._ours, self._theirs):
+            side.write(priority)
+        entity = self._two_way.ours.entity
+        if links := [link for key, link in sorted(self._links.items()) if key not in ended]:
+            run(
+                self._connection,
+                queries.WRITE_LINKS,
+                entity=entity,
+                key=[link.key for link in links],
+                fields=[to_jsonb({name: _write_state(state) for name, state in link.fields.items()}) for link in links],
+                ended=[link.ended for link in links],
+            )
+        if ended:
+            run(self._connection, queries.DELETE_LINKS, entity=entity, keys=sorted(ended))
+
+
+class _Values:
+    """The merge of one pair: what both sides have now, what each is to have, and what is known from now on."""
+
+    def __init__(
+        self, ours_now: Mapping[str, object], theirs_now: Mapping[str, object], noted: dict[str, FieldState]
+    ) -> None:
+        self.ours_now, self.theirs_now, self.noted = ours_now, theirs_now, noted
+        self.to_ours: dict[str, object] = {}
+        self.to_theirs: dict[str, object] = {}
+        self.states: dict[str, FieldState] = {}
+        self.conflicts: list[NewConflict] = []
+
+
+def _time_of(side: Side, record: SideRecord) -> int | None:
+    return record.parts[side.owner].version if side.has_times else None
+
+
+def _build_conflict(
+    link: Link,
+    ours: SideRecord,
+    field: str,
+    policy: str,
+    conflict: Conflict,
+    ours_at: int | None,
+    theirs_at: int | None,
+) -> NewConflict:
+    return NewConflict(
+        link.key,
+        link.theirs_key,
+        ours.group,
+        field,
+        conflict.agreed,
+        conflict.ours,
+        conflict.theirs,
+        ours_at,
+        theirs_at,
+        policy,
+        conflict.winner,
+    )
+
+
+def _build_question(policy: str) -> str:
+    why = "a person decides about deletions (deletes: ask)" if policy == "ask" else "the other side has changed it"
+    return f"its deletion waits: {why}. See `sync-orchestrator conflicts list`"
+
+
+def _read_state(stored: Json) -> FieldState:
+    decided = stored.get("decision")
+    return FieldState(
+        is_agreed="agreed" in stored,
+        agreed=stored.get("agreed"),
+        decision=None if decided is None else Decision(decided["ours"], decided["theirs"], decided["value"]),
+    )
+
+
+def _write_state(state: FieldState) -> Json:
+    stored: Json = {"agreed": state.agreed} if state.is_agreed else {}
+    if state.decision is not None:
+        decision = state.decision
+        stored["decision"] = {"ours": decision.ours, "theirs": decision.theirs, "value": decision.value}
+    return stored
+
+
+def winner_of(choice: str) -> Winner:
+    """The side of a choice, ``ours`` or ``theirs``."""
+    return Winner(choice)
