@@ -347,6 +347,12 @@ def build_two_way(config: Config, name: str) -> TwoWay | None:
     )
 
 
+def build_two_ways(config: Config) -> dict[str, TwoWay]:
+    """The rules of all entities that have ``two_way``, by name."""
+    names = [name for name, entity in config.entities.items() if entity.two_way is not None]
+    return {name: two_way for name in names if (two_way := build_two_way(config, name)) is not None}
+
+
 def _build_side(config: Config, name: str, settings: TwoWaySettings, *, is_ours: bool) -> Side:
     from sync_orchestrator.core.two_way.rules import Side
     from sync_orchestrator.core.values.mapping import Mapping

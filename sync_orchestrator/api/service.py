@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 
 from sync_orchestrator.api import problems
 from sync_orchestrator.api.auth import Access
+from sync_orchestrator.api.conflicts import Conflicts
 from sync_orchestrator.api.database import ApiDatabase
 from sync_orchestrator.api.health import Health
 from sync_orchestrator.api.host_check import HostCheck
@@ -34,6 +35,7 @@ def create_app(context: Context) -> Starlette:
     parts = (
         intake,
         Lookups(database, context.config, access),
+        Conflicts(database, context.config, access),
         proxy,
         rollouts,
         Health(database, access, rollouts.collect_metrics),

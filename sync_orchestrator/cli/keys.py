@@ -16,7 +16,10 @@ commands = typer.Typer(no_args_is_help=True, help="Keys of those who may call th
 @commands.command("create")
 def keys_create(
     name: Annotated[str, typer.Argument(help="Whose it is.")],
-    scope: Annotated[list[str], typer.Option(help="events:SOURCE, events:*, proxy, metrics, admin; repeatable.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(help="events:SOURCE, events:*, conflicts:ENTITY, conflicts:*, proxy, metrics, admin; repeatable."),
+    ],
     days: Annotated[float | None, typer.Option(min=0.01, help="How long it is good for; for ever by default.")] = None,
 ) -> None:
     """Make a key and print it, this once: only its hash is kept."""
@@ -25,7 +28,14 @@ def keys_create(
 
     config = composition.load_config()
     with composition.open_database().begin() as connection:
-        key = api_keys.make_key(connection, name, scope, config.sources, None if days is None else days * 86_400)
+        key = api_keys.make_key(
+            connection,
+            name,
+            scope,
+            config.sources,
+            None if days is None else days * 86_400,
+            two_way=[name for name, entity in config.entities.items() if entity.two_way is not None],
+        )
     print(key)
 
 

@@ -260,6 +260,10 @@ class TargetSettings(Model):
     nothing. They are made for each record of a listing, too. Names: as of ``read``."""
     lookup: ListCallSettings | None = None
     """Every record with a key. Names: ``key``, ``group``."""
+    find_same: ListCallSettings | None = None
+    """With ``two_way``: every record that may be the same as one that is about to be made, by a natural key, such as
+    ``params: {sku: "{{ payload.sku }}"}``. What it finds is linked, or told of, and none is made. Names: ``payload``,
+    ``key``, ``group``."""
     list: ListCallSettings | None = None
     """Everything in a business group. Names: ``group``."""
     list_shows: Literal["records", "ids"] = "records"
@@ -423,6 +427,7 @@ class TargetSettings(Model):
                 "delete": self.delete,
                 "read": self.read,
                 "lookup": self.lookup,
+                "find_same": self.find_same,
                 "list": self.list,
                 "count": self.count,
             },
@@ -432,6 +437,7 @@ class TargetSettings(Model):
                 "delete": removed,
                 "read": record,
                 "lookup": known,
+                "find_same": self._with_references("key", "group", "payload"),
                 "list": place,
                 "count": place,
             },

@@ -153,7 +153,13 @@ def _find_key_problems(place: str, entity: EntitySettings, back: EntitySettings)
                 "sides would be there twice"
             )
         for each, where in targets:
-            if each.third_party.ids == "ours":
+            target = each.third_party
+            if target.creates == "allowed" and target.ids == "theirs" and target.find_same is None:
+                yield (
+                    f"{place}.match: needs 'find_same' at {where}: a record that somebody makes there is found by its "
+                    "natural key before another one is made"
+                )
+            if target.ids == "ours":
                 yield f"{place}.keys: 'ids' needs 'ids: theirs' at {where}; with 'ids: ours' say keys: same"
         return
     for each, where in targets:

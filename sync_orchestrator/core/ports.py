@@ -187,6 +187,8 @@ class Capabilities:
     """Records are deleted there. Where False, no delete is sent."""
     update_creates: bool = True
     """With our ids: an update makes what is not there. Where ``can_create`` is False, a read goes before it."""
+    can_find_same: bool = False
+    """Records that may be the same as one that is about to be made can be searched (``FindsSame``)."""
     has_linked_calls: bool = False
     """A write consists of several calls. What the first one wrote does not prove that the others were made."""
 
@@ -230,6 +232,14 @@ class Found:
     external_id: str
     group: str | None
     fields: Json
+
+
+class FindsSame(Protocol):
+    """A third party with ``can_find_same``."""
+
+    async def find_same(self, item: Item) -> list[Found]:
+        """The records that may be the same as one that is about to be made, by a natural key."""
+        ...
 
 
 class ThirdParty(Protocol):

@@ -10,9 +10,11 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mortals import Killed, Mortal
 from sqlalchemy import Engine, event
 
 from sync_orchestrator.composition import build_context
@@ -26,7 +28,7 @@ from sync_orchestrator.core.ports import Capabilities, Found, Item, OpenTransact
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
 from sync_orchestrator.core.values.mapping import Mapping as PayloadMapping
 from sync_orchestrator.core.values.shared_fields import check_guard
-from sync_orchestrator.errors import CallFailed, Failure, Refusal
+from sync_orchestrator.errors import CallFailed, CannotPlan, DeletionsHeld, Failure, GroupBusy, Refusal
 
 GROUP = "A"
 
@@ -54,6 +56,8 @@ def _entity(owner: str, system: str, *, keys: str) -> dict[str, Any]:
         "list": {"path": collection, "params": {"group": "{{ group }}"}},
         "lookup": {"path": collection, "params": {"key": "{{ key }}"}},
     }
+    if keys == "ids":
+        calls["find_same"] = {"path": collection, "params": {"sku": "{{ payload.sku }}"}}
     return {
         "owner": owner,
         "parts": {
@@ -306,7 +310,7 @@ class BookSource:
 class BookTarget:
     """A system as a third party, which checks what a record shows before it writes it."""
 
-    def __init__(self, book: Book, mapping: PayloadMapping, key_field: str) -> None:
+    def __init__(self, book: Book, mapping: PayloadMapping, key_field: str, *, can_find_same: bool) -> None:
         self._book = book
         self._mapping = mapping
         self._key_field = key_field
@@ -317,6 +321,7 @@ class BookTarget:
             group_in_address=False,
             search_first=True,
             reads_before=("update", "delete"),
+            can_find_same=can_find_same,
         )
 
     def _found(self, row: Row) -> Found:
@@ -377,6 +382,9 @@ class BookTarget:
     async def lookup(self, key: str, group: str | None) -> list[Found]:
         return [self._found(row) for row in self._book.list_rows() if self._found(row).key == key]
 
+    async def find_same(self, item: Item) -> list[Found]:
+        return [self._found(row) for row in self._book.list_rows() if row.fields["sku"] == item.payload["sku"]]
+
     async def pages(self, group: str) -> AsyncIterator[list[Found]]:
         yield [self._found(row) for row in self._book.list_rows()]
 
@@ -391,7 +399,7 @@ class BookTarget:
 
 
 @dataclass
-class TwoSides:
+class TwoSides(Mortal):
     """Both systems and the system between them; its clock can be moved."""
 
     engine: Engine
@@ -419,10 +427,14 @@ class TwoSides:
         for name, (own, other) in sides.items():
             entity = self.config.entities[name]
             sources[name] = {entity.owner: BookSource(own, by_sku=self.is_by_sku)}
-            targets[name] = BookTarget(other, mapping_of(entity), entity.third_party.key_field)
+            targets[name] = BookTarget(
+                other, mapping_of(entity), entity.third_party.key_field, can_find_same=not self.is_by_sku
+            )
         return build_context(self.engine, self.config, sources, targets)
 
     def _set_clock(self, connection: Any) -> None:
+        if self.is_dead:
+            raise Killed
         connection.exec_driver_sql(f"SET sync.clock_offset = '{self.clock_offset_seconds} s'")
 
     def close(self) -> None:
@@ -450,6 +462,12 @@ class TwoSides:
             ],
         )
 
+    @staticmethod
+    def attempt(work: Callable[[], object]) -> None:
+        """Does what may be refused or fail without harm."""
+        with suppress(GroupBusy, DeletionsHeld, CannotPlan, CallFailed):
+            work()
+
     async def sync(self) -> None:
         """A full sync of both, as when going live."""
         for name in ("product", "product_back"):
@@ -466,6 +484,7 @@ class TwoSides:
         for _ in range(rounds):
             await self.drain()
             self.clock_offset_seconds += 45
+            self.context = self.assemble_context()  # what was looked up is looked up again after a second by its clock
         await self.drain()
 
     async def validate(self, name: str) -> GroupValidation:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 from databases import database_url, engine, fresh_engine, server_url, template, template_shape  # noqa: F401
 from fakes import FakeSource, FakeThirdParty
+from mortals import Killed, Mortal
 from sqlalchemy import Engine, event
 
 from sync_orchestrator.composition import build_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.context import Context, EntityContext
-from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
@@ -29,18 +26,8 @@ from sync_orchestrator.core.validation.validate import GroupValidation, validate
 from sync_orchestrator.core.version_guard import Action
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
-def _was_killed(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return any(_was_killed(each) for each in error.exceptions)
-    return isinstance(error, Killed)
-
-
 @dataclass
-class World:
+class World(Mortal):
     """Two source systems, a third party, and the system between them; its clock can be moved."""
 
     engine: Engine
@@ -49,7 +36,6 @@ class World:
     stock: FakeSource = field(default_factory=FakeSource)
     erp: FakeThirdParty = field(default_factory=FakeThirdParty)
     clock_offset_seconds: float = 0.0
-    is_dead: bool = False
     _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
@@ -75,33 +61,6 @@ class World:
     @property
     def entity(self) -> EntityContext:
         return self.context.entities["item"]
-
-    def run_until_crash(self, work: Callable[[], object], point: str, times: int) -> bool:
-        """Does work as a process that dies when a crash point is reached for the n-th time; says whether it did.
-
-        From there on not a statement of its reaches the database, whatever its clean-up tries.
-        """
-        reached = 0
-
-        def die(self_: CrashPoint) -> None:
-            nonlocal reached
-            reached += self_.name == point
-            if self.is_dead or reached >= times:
-                self.is_dead = True
-                raise Killed
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(CrashPoint, "__call__", die)
-            patch.setattr(logging.getLogger("asyncio"), "disabled", True)  # nobody asks after a dead process' tasks
-            try:
-                work()
-            except BaseException as error:
-                if not self.is_dead or not _was_killed(error):
-                    raise
-            if self.is_dead:
-                gc.collect()
-            died, self.is_dead = self.is_dead, False
-        return died
 
     def advance_clock(self, seconds: float) -> None:
         """Moves the database's clock on."""

@@ -63,6 +63,18 @@ class Reads:
         records = await self._search_by_key(key, group)
         return [self._records.to_found(record) for record in await self._each_with_more(records, group)]
 
+    async def find_same(self, values: Values) -> list[Found]:
+        """Every record that may be the same as one that is about to be made, of which templates know ``values``."""
+        call, outcomes = self._target.find_same, self._target.outcomes
+        assert call is not None
+        known = await self._references.add_references(call, values)
+        found = [
+            record
+            async for records, _ in list_pages(self._http, call, known, key_of=self._records.id_of, outcomes=outcomes)
+            for record in records
+        ]
+        return [self._records.to_found(record) for record in found if not self._records.is_gone(record)]
+
     async def find_tombstones(self, key: str, group: str | None) -> list[str]:
         """The ids of deleted records that carry our key, in order; none where one that carries it is not deleted."""
         records = await self._search_by_key(key, group)

@@ -101,6 +101,10 @@ class RestThirdParty:
         """Every record that carries our key; those of a lost bulk call are looked for together."""
         return await self._lost.find_records(key, group) or await self._reads.lookup(key, group)
 
+    async def find_same(self, item: Item) -> list[Found]:
+        """The records that ``find_same`` shows for one that is about to be made."""
+        return await self._reads.find_same(self._sender.build_write_values(item))
+
     def pages(self, group: str) -> AsyncIterator[list[Found]]:
         """Everything it holds in a business group, page by page."""
         return self._reads.pages(group)
@@ -189,5 +193,6 @@ def capabilities_of(target: TargetSettings) -> Capabilities:
             for call in (target.update, None if target.bulk_update is None else target.bulk_update.request)
             if call is not None
         ),
+        can_find_same=target.find_same is not None,
         has_linked_calls=target.update is not None and bool(target.update.then),
     )

@@ -198,6 +198,8 @@ class _Attempt:
             if found is not None and self._claim.shared is not None and not self._claim.shared.is_linked:
                 return self._end_to_be_read(state, "changed", found)
             state = replace(state, item=replace(state.item, external_id=found))
+            if self._is_linked and found is None:
+                return self._end_to_be_read(state, "gone")
             if self._is_linked and len(shown) == 1 and self._is_as_wanted(shown[0], state):
                 return self._enter_step(replace(state, step=PushStep.NOTHING))
         can_create = self._capabilities.can_create
@@ -257,6 +259,8 @@ class _Attempt:
         return self._after_missed_update(replace(state, is_remade=True, is_create_refused=True))
 
     async def _create_record(self, state: PushState) -> PushState | Pushed:
+        if self._claim.shared is not None and (same := await self._calls.find_same(state.item)) is not None:
+            return self._end_to_be_read(state, "changed", same)
         try:
             external_id = await self._calls.create_record(replace(state.item, guard=None))
         except CallFailed as failure:
@@ -441,14 +445,18 @@ class _Attempt:
     def _end_to_be_read(
         self, state: PushState, recheck: Literal["changed", "gone"], found: str | None = None
     ) -> Pushed:
-        """Nothing is written over what somebody has changed: the other side's record is read, and merged, first."""
+        """Nothing is written over what somebody has changed: the other side's record is read, and merged, first.
+
+        An id that leads to nothing is forgotten: somebody may have made the record again, under another one.
+        """
+        is_gone = recheck == "gone"
         return Pushed(
             self._claim,
             state.step,
             self._calls.made,
             postponed=_RECHECK_SECONDS,
-            external_id=self._id_to_keep(state),
-            cleared=state.is_cleared,
+            external_id=None if is_gone else self._id_to_keep(state),
+            cleared=is_gone or state.is_cleared,
             recheck=recheck,
             recheck_id=found,
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.ports import TOO_OLD, Found, Item, ThirdParty
+from sync_orchestrator.core.ports import TOO_OLD, FindsSame, Found, Item, ThirdParty
 from sync_orchestrator.core.push.claims import PushClaim
 from sync_orchestrator.core.systems.claim_holders import is_over
 from sync_orchestrator.core.values.identity import StrayId, may_be_given_again, other_key
@@ -87,6 +87,12 @@ class PushCalls:
         """What a search for our key really shows of it: an id is never adopted from a record with another key."""
         found = await self._third_party.lookup(item.key, group)
         return [record for record in found if other_key(item.key, record.key) is None]
+
+    async def find_same(self, item: Item) -> str | None:
+        """The id of a record that may be the one that is about to be made; None where there is none such."""
+        if not self.capabilities.can_find_same:
+            return None
+        return first_id(await cast(FindsSame, self._third_party).find_same(item))
 
     def needs_look(self, item: Item, verb: Literal["update", "delete"]) -> bool:
         """Whether a read has to show whose id it is, or who changed it, before a record is written or deleted."""

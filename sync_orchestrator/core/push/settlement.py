@@ -126,7 +126,8 @@ def settle_pushes(
     late = [end for end in good if _key_of(end) not in accepted]
     _finish_events(connection, acknowledged, result)
     _report_mirrored(connection, entities, acknowledged)
-    if any(end.calls.called for end in good):
+    # A record that was found changed was read there: its third party is well, and has to be read to go on.
+    if any(end.calls.called for end in [*good, *(end for end in bad if end.recheck is not None)]):
         record_success(connection, name, state)
     lost = _settle_failures(connection, name, system, entities, bad, state, result)
     kept = {_key_of(end) for end in bad} - {_key_of(end) for end in lost}

@@ -21,9 +21,10 @@ from sync_orchestrator.errors import NotFound, UsageError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
-SCOPES = ("events:<source>", "events:*", "proxy", "metrics", "admin")
-"""What a key may be good for: to record events of one source system or of all, and to see what became of them; to use
-the proxy's routes; to read ``/metrics``; everything."""
+SCOPES = ("events:<source>", "events:*", "conflicts:<entity>", "conflicts:*", "proxy", "metrics", "admin")
+"""What a key may be good for: to record events of one source system or of all, and to see what became of them; to see
+and decide the conflicts of one entity with two_way or of all; to use the proxy's routes; to read ``/metrics``;
+everything."""
 
 _KEY = re.compile(r"sync_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 
@@ -46,13 +47,23 @@ class Caller:
 
 
 def make_key(
-    connection: Connection, name: str, scopes: Sequence[str], sources: Collection[str], lifetime: float | None = None
+    connection: Connection,
+    name: str,
+    scopes: Sequence[str],
+    sources: Collection[str],
+    lifetime: float | None = None,
+    *,
+    two_way: Collection[str] = (),
 ) -> str:
     """Makes a key and returns it: the only time that it can be seen. ``lifetime`` in seconds, None: without end.
+
+    ``two_way``: the entities whose conflicts a scope can name.
 
     Raises NotFound for a scope that there is not.
     """
     known = {"events:*", "proxy", "metrics", "admin", *(f"events:{source}" for source in sources)}
+    if two_way:
+        known |= {"conflicts:*", *(f"conflicts:{entity}" for entity in two_way)}
     if not scopes or not set(scopes) <= known:
         wrong = sorted(set(scopes) - known) or ["none"]
         raise NotFound(f"no scope {wrong[0]}: there is {', '.join(sorted(known))}")

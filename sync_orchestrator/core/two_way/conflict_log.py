@@ -62,6 +62,11 @@ class ConflictLog:
             self._ended[before.id] = "overtaken"
         self._new.append(conflict)
 
+    def forget_open(self, key: str) -> None:
+        """Leaves the open conflicts of a record as they are: whoever has decided them writes that down."""
+        for place in [place for place in self._open if place[0] == key]:
+            self._ended.pop(self._open.pop(place).id, None)
+
     def end_others(self, key: str, still_open: set[str | None]) -> None:
         """Ends the open conflicts of a record but those of these fields: both sides have come to the same."""
         for place in [place for place in self._open if place[0] == key and place[1] not in still_open]:

@@ -22,6 +22,7 @@ class SharedCall:
         token: The token of the push.
         carried: The values of shared fields that it carries, by field.
         before: Those that the side had before, as far as was known.
+        own: Those that the record's own side had by then.
         acknowledged: The read sequence at which it was acknowledged; None where its outcome is not known.
         seconds_since: Seconds since it was acknowledged.
         is_merged: The merge has noted already that both sides had these values.
@@ -30,6 +31,7 @@ class SharedCall:
     token: int
     carried: Values
     before: Values
+    own: Values
     acknowledged: int | None = None
     seconds_since: float = 0.0
     is_merged: bool = False

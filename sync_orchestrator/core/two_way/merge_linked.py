@@ -37,10 +37,12 @@ from sync_orchestrator.errors import MappingFailed
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+_LIVE = 0
+
 _STAYS = "the other side's record stays as it is"
 
 _DELETION_DECIDED = "@deleted"
-"""In what is known of a link's fields: a person has decided that the deletion is followed."""
+"""In what is known of a link's fields: a person has decided to follow the deletion of a record with these values."""
 
 
 @dataclass(slots=True)
@@ -69,6 +71,19 @@ def merge_linked(connection: Connection, two_way: TwoWay, entity: str, keys: Ite
         priority: That of the pushes that follow.
     """
     _Merge(connection, two_way, entity).run(sorted(set(keys)), priority)
+
+
+def decide_deletion(connection: Connection, two_way: TwoWay, key: str, winner: Winner) -> None:
+    """Carries out what a person has decided about the deletion of a linked record; the caller holds the lock.
+
+    Args:
+        connection: The transaction.
+        two_way: The rules.
+        key: The key of our record.
+        winner: The side that has deleted the record, which the other one follows; or the other side, from which it is
+            made again.
+    """
+    _Merge(connection, two_way, two_way.ours.entity).decide_deletion(key, winner)
 
 
 class _Merge:
@@ -130,7 +145,7 @@ class _Merge:
         except MappingFailed:
             self._own.withhold(record)
             return
-        self._own.offer_values(record, values, {})
+        self._own.offer_values(record, values, seen={}, own=values)
 
     def _merge_pair(self, link: Link, ours: SideRecord, theirs: SideRecord) -> None:
         if not self._two_way.has_same_keys:
@@ -153,8 +168,8 @@ class _Merge:
             self._log.note(conflict)
         self._log.end_others(link.key, {conflict.field for conflict in values.conflicts if conflict.winner is None})
         link.fields = values.states
-        self._ours.offer_values(ours, values.to_theirs, values.theirs_now)
-        self._theirs.offer_values(theirs, values.to_ours, values.ours_now)
+        self._ours.offer_values(ours, values.to_theirs, seen=values.theirs_now, own=values.ours_now)
+        self._theirs.offer_values(theirs, values.to_ours, seen=values.ours_now, own=values.theirs_now)
         for side, record in ((self._ours, ours), (self._theirs, theirs)):
             side.look_first(record)
 
@@ -184,13 +199,13 @@ class _Merge:
         return values
 
     def _note_acknowledged(self, states: dict[str, FieldState], ours: SideRecord, theirs: SideRecord) -> None:
-        """What an acknowledged call carried is agreed: the side that it came from had it, and the other has it now."""
+        """What an acknowledged call carried is agreed where its own side had it: the other side has it now."""
         pairs = ((self._ours, ours), (self._theirs, theirs))
         calls = [(call, side, record) for side, record in pairs for call in record.calls]
         new = [each for each in calls if each[0].acknowledged is not None and not each[0].is_merged]
         for call, side, record in sorted(new, key=lambda each: each[0].acknowledged or 0):
             for name, value in call.carried.items():
-                if name in self._two_way.fields:
+                if name in self._two_way.fields and name in call.own and same(call.own[name], value):
                     states[name] = states.get(name, FieldState()).note_agreed(value)
             side.note_merged(record, [call])
 
@@ -236,12 +251,18 @@ class _Merge:
             self._log.end_others(link.key, set())
             return
         if policy == "restore":
-            self.restore(link, deleted, of_deleted, left, of_left)
+            self._log.end_others(link.key, set())
+            self._restore(link, deleted, of_deleted, left, of_left)
             return
         now = values.theirs_now if is_ours_gone else values.ours_now
-        if policy == "follow" and not self._has_changed(link, now, deleted):
+        decided = link.fields.pop(_DELETION_DECIDED, None)
+        if decided is not None and same(decided.agreed, dict(now)):
+            link.fields[_DELETION_DECIDED] = decided
             return
-        if _DELETION_DECIDED not in link.fields and deleted.stopped is None and not deleted.is_in_sync:
+        if policy == "follow" and decided is None and not self._has_changed(link, now, deleted):
+            of_deleted.note_seen(deleted, now)
+            return
+        if deleted.stopped is None and deleted.revision != deleted.applied_revision:
             of_deleted.stop_deletion(deleted, "on_hold", _build_question(policy))
             self._log.note(
                 NewConflict(
@@ -252,16 +273,36 @@ class _Merge:
                 )
             )  # fmt: skip
 
-    def restore(
+    def decide_deletion(self, key: str, winner: Winner) -> None:
+        self._own.load([key])
+        self._load_links([key])
+        link = self._links[key]
+        self._other.load([link.theirs_key])
+        self._log.load([key])
+        ours, theirs = self._ours.found[key], self._theirs.found[link.theirs_key]
+        is_ours_gone = ours.is_deleted
+        deleted, of_deleted = (ours, self._ours) if is_ours_gone else (theirs, self._theirs)
+        left, of_left = (theirs, self._theirs) if is_ours_gone else (ours, self._ours)
+        if (winner is Winner.OURS) == is_ours_gone:
+            now = self._find_current(of_left.side, left, deleted)
+            link.fields[_DELETION_DECIDED] = FieldState(True, now)
+            of_deleted.note_seen(deleted, now)
+            of_deleted.release_deletion(deleted)
+        else:
+            self._restore(link, deleted, of_deleted, left, of_left)
+        self._log.forget_open(key)
+        self._write(_LIVE)
+
+    def _restore(
         self, link: Link, deleted: SideRecord, of_deleted: SideRecords, left: SideRecord, of_left: SideRecords
     ) -> None:
         """Makes the deleted record again from the other one: they are no longer linked, and that one is made anew."""
         of_deleted.stop_deletion(deleted, "discarded", "made again from the other side's record")
         self._ended_links.append(link.key)
-        self._log.end_others(link.key, set())
         of_left.forget_other_side(left)
         try:
-            of_left.offer_values(left, self._read_values(of_left.side, left), {})
+            own = self._read_values(of_left.side, left)
+            of_left.offer_values(left, own, seen={}, own=own)
         except MappingFailed:
             of_left.withhold(left)
 
@@ -369,8 +410,3 @@ def _write_state(state: FieldState) -> Json:
         decision = state.decision
         stored["decision"] = {"ours": decision.ours, "theirs": decision.theirs, "value": decision.value}
     return stored
-
-
-def winner_of(choice: str) -> Winner:
-    """The side of a choice, ``ours`` or ``theirs``."""
-    return Winner(choice)

@@ -161,22 +161,22 @@ WHERE entity = %(entity)s AND key = ANY(%(keys)s)
 # Calls that carry shared fields --------------------------------------------------------------------------------------
 
 SELECT_CALLS = f"""
-SELECT key, token, carried, before, acknowledged, merged,
+SELECT key, token, carried, before, own, acknowledged, merged,
        coalesce(EXTRACT(epoch FROM sync.clock() - acknowledged_at), 0)::float8 AS seconds_since
 FROM sync.shared_calls JOIN {OF_KEYS} k USING (entity, key)
 """
 
 SELECT_CALLS_OF_RECORDS = """
-SELECT c.entity, c.key, c.token, c.carried, c.before, c.acknowledged, c.merged,
+SELECT c.entity, c.key, c.token, c.carried, c.before, c.own, c.acknowledged, c.merged,
        coalesce(EXTRACT(epoch FROM sync.clock() - c.acknowledged_at), 0)::float8 AS seconds_since
 FROM sync.shared_calls c
 JOIN unnest(%(entity)s::text[], %(key)s::text[]) AS v (entity, key) ON c.entity = v.entity AND c.key = v.key
 """
 
 INSERT_CALLS = """
-INSERT INTO sync.shared_calls (entity, key, token, carried, before)
-SELECT * FROM unnest(
-    %(entity)s::text[], %(key)s::text[], %(token)s::bigint[], %(carried)s::jsonb[], %(before)s::jsonb[])
+INSERT INTO sync.shared_calls (entity, key, token, carried, before, own)
+SELECT * FROM unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[], %(carried)s::jsonb[],
+                     %(before)s::jsonb[], %(own)s::jsonb[])
 """
 
 ACKNOWLEDGE_CALLS = """
@@ -260,4 +260,27 @@ ORDER BY since, entity, key LIMIT %(most)s
 
 LIST_CONFLICT_ALERTS = """
 SELECT cause FROM sync.alerts WHERE kind = 'conflicts' AND entity = %(entity)s AND resolved_at IS NULL
+"""
+
+SELECT_CONFLICT = "SELECT * FROM sync.conflicts WHERE id = %(id)s"
+
+LIST_ALIKE = """
+SELECT id FROM sync.conflicts
+WHERE entity = %(entity)s AND field IS NOT DISTINCT FROM %(field)s AND state = 'open' ORDER BY id LIMIT %(most)s
+"""
+
+DECIDE_FIELD = """
+UPDATE sync.links
+SET fields = jsonb_set(jsonb_build_object(%(field)s::text, '{}'::jsonb) || fields, %(path)s::text[], %(decision)s)
+WHERE entity = %(entity)s AND key = %(key)s
+"""
+
+END_LINK = """
+UPDATE sync.links SET ended = %(reason)s WHERE entity = %(entity)s AND key = %(key)s AND ended IS NULL
+RETURNING theirs_key
+"""
+
+# A record that is not ready is not pushed.
+WITHHOLD_RECORDS = """
+UPDATE sync.records SET ready = false WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND NOT deleted
 """

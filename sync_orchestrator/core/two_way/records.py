@@ -10,7 +10,7 @@ from sync_orchestrator.core.db.session import run, to_jsonb
 from sync_orchestrator.core.ports import Json
 from sync_orchestrator.core.two_way import queries
 from sync_orchestrator.core.two_way.known_state import SharedCall
-from sync_orchestrator.core.two_way.rules import SEEN, Side
+from sync_orchestrator.core.two_way.rules import OWN, SEEN, Side
 from sync_orchestrator.core.two_way.three_way import same
 from sync_orchestrator.core.values.mapping import compute_digest
 from sync_orchestrator.expressions.mapping_columns import AGREED
@@ -125,13 +125,20 @@ class SideRecords:
         for row in run(self._connection, queries.SELECT_CALLS, entity=entity, keys=here):
             self.found[row.key].calls.append(call_of_row(row))
 
-    def offer_values(self, record: SideRecord, values: Mapping[str, object], seen: Mapping[str, object]) -> None:
-        """Notes the values of the shared fields that the other side is to have, and those that it has.
+    def offer_values(
+        self,
+        record: SideRecord,
+        values: Mapping[str, object],
+        *,
+        seen: Mapping[str, object],
+        own: Mapping[str, object],
+    ) -> None:
+        """Notes the values of the shared fields that the other side is to have, those that it has, and this side's.
 
         A record that was in sync stays so where the other side has them already. Where it has others, it is out of
         sync, whatever was acknowledged before.
         """
-        data = {**values, SEEN: dict(seen)}
+        data = {**values, SEEN: dict(seen), OWN: dict(own)}
         before = record.agreed
         is_ready = self._has_required_parts(record)
         write = self._writes.setdefault(record.key, _Write(record.is_ready))
@@ -155,6 +162,11 @@ class SideRecords:
             write.digest = self._digest_of(record, {**values, **seen})
         if changed or differs:
             write.steps = record.token is not None or record.revision == record.applied_revision
+
+    def note_seen(self, record: SideRecord, seen: Mapping[str, object]) -> None:
+        """Notes the values that the other side has: with others, the deletion of this record is not sent."""
+        if record.agreed is not None and not same(record.agreed.get(SEEN), dict(seen)):
+            self._agreed[record.key] = {**record.agreed, SEEN: dict(seen)}
 
     def withhold(self, record: SideRecord) -> None:
         """Keeps a record from being pushed until its values are offered again."""
@@ -279,6 +291,7 @@ def call_of_row(row: Any) -> SharedCall:
         token=row.token,
         carried=row.carried,
         before=row.before,
+        own=row.own,
         acknowledged=row.acknowledged,
         seconds_since=row.seconds_since,
         is_merged=row.merged,

@@ -12,6 +12,9 @@ from sync_orchestrator.core.values.mapping import Mapping as PayloadMapping
 SEEN = "@seen"
 """In the part with the merged values of a record, those that the other side had by the time of the merge."""
 
+OWN = "@own"
+"""In the same part, those that the record's own side had."""
+
 DeletePolicy = Literal["follow", "ask", "ignore", "restore"]
 
 

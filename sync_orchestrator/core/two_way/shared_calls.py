@@ -17,7 +17,7 @@ from sync_orchestrator.core.two_way import queries
 from sync_orchestrator.core.two_way.known_state import SharedCall, list_acknowledged
 from sync_orchestrator.core.two_way.linking import BY_ID
 from sync_orchestrator.core.two_way.records import call_of_row
-from sync_orchestrator.core.two_way.rules import SEEN
+from sync_orchestrator.core.two_way.rules import OWN, SEEN
 from sync_orchestrator.core.two_way.three_way import same
 from sync_orchestrator.expressions.mapping_columns import AGREED
 
@@ -79,6 +79,7 @@ def announce_shared_calls(connection: Connection, claimed: Sequence[Claimed]) ->
         token=[each[2] for each in shared],
         carried=[to_jsonb(values) for values in carried],
         before=[to_jsonb(before) for before in befores],
+        own=[to_jsonb(each[3][OWN]) for each in shared],
     )
     return found
 
@@ -97,7 +98,7 @@ def find_carried_values(agreed: Json, known: Sequence[Json]) -> Json:
     return {
         name: value
         for name, value in agreed.items()
-        if name != SEEN and not all(name in values and same(values[name], value) for values in known)
+        if name not in (SEEN, OWN) and not all(name in values and same(values[name], value) for values in known)
     }
 
 

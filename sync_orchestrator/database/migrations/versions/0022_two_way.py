@@ -30,6 +30,7 @@ def upgrade() -> None:
             token           bigint NOT NULL,
             carried         jsonb NOT NULL,
             before          jsonb NOT NULL,
+            own             jsonb NOT NULL,
             acknowledged    bigint,                       -- the read sequence at that time
             acknowledged_at timestamptz,
             merged          boolean NOT NULL DEFAULT false,
