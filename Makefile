@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test test-unit coverage test-ui test-postgres test-long test-fuzz test-third-parties wheel test-wheel bench bench-long check hooks requirements reference clean
+.PHONY: help install demo up test test-unit test-processes coverage test-ui test-postgres test-long test-fuzz test-third-parties wheel test-wheel bench bench-long check hooks requirements reference clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -31,6 +31,10 @@ coverage: .venv/dev  ## measure how much of the package tests/unit and tests/int
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+test-processes: export PYTHONDONTWRITEBYTECODE =
+test-processes: .venv/dev  ## processes that start, are stopped and killed; random histories; embedded servers (about ten minutes)
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m "processes and not long and not ui"
+
 test-ui: .venv/dev  ## what a user does in the Dagster UI, by clicks in a browser; SYNC_UI_PICTURES=FOLDER keeps pictures
 	$(BIN)/python -m pytest -m ui tests/ui
 
@@ -40,6 +44,7 @@ test-postgres: .venv/dev  ## the tests that matter for SQL, on this machine's Po
 test-long: .venv/dev  ## more and longer random histories, 1,234 spoiled records under live load, 200 kills of captured streams
 	SYNC_TEST_HISTORIES=2000 SYNC_TEST_STEPS=100 $(BIN)/python -m pytest -m "long or not long" tests/guarantees/test_invariants.py
 	SYNC_TEST_NUMBERED_HISTORIES=1000 $(BIN)/python -m pytest tests/guarantees/test_numbered_histories.py
+	SYNC_TEST_TWO_WAY_HISTORIES=2000 SYNC_TEST_TWO_WAY_STEPS=80 $(BIN)/python -m pytest tests/guarantees/test_two_way_histories.py
 	$(BIN)/python -m pytest -m long tests/guarantees/test_validation_under_load.py tests/guarantees/test_capture_kills.py tests/field/test_field_outages.py tests/dagster/test_run_cancellation.py
 
 test-fuzz: .venv/dev  ## 60,000 odd requests and responses against real processes, with a table at the end (under ten minutes)

@@ -45,6 +45,8 @@ from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.validation.validate import validate
 from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE
 
+pytestmark = pytest.mark.processes
+
 __all__ = ["instance", "storage", "storage_url"]
 
 WITHIN_SECONDS = 60.0

@@ -35,6 +35,8 @@ from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.values.mapping import Mapping
 from sync_orchestrator.errors import CallFailed
 
+pytestmark = pytest.mark.processes
+
 FEW = stones(300, 20)
 QUIET = {"errors": 0, "lost": 0, "outage": 0, "limit": None, "latency": 0}
 

@@ -17,6 +17,8 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.validation.validate import validate
 
+pytestmark = pytest.mark.processes
+
 __all__ = ["assemble", "mariadb", "mariadb_shop", "mariadb_source"]
 
 

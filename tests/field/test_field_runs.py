@@ -31,6 +31,8 @@ from sync_orchestrator.sensors import runs as sensor_module
 from sync_orchestrator.sensors.alerts import failed_runs
 from sync_orchestrator.sensors.runs import dead_runs
 
+pytestmark = pytest.mark.processes
+
 JOBS = (
     "validate",
     "validate_fully",

@@ -44,6 +44,8 @@ from sync_orchestrator.core.crash_points import REGISTERED
 from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import LogDown
 
+pytestmark = pytest.mark.processes
+
 __all__ = ["mariadb", "mariadb_shop", "mariadb_source", "wheel_server", "wheel_shop", "wheel_source"]
 
 PAGE_POINTS = ("capture.page_noted", "full_sync.page_read", "full_sync.before_page_commit", "full_sync.page_merged")

@@ -22,6 +22,8 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.notifications import alerts, outcomes
 
+pytestmark = pytest.mark.processes
+
 # test_consume.py, test_capture_crashes.py, test_worker.py, test_field_restore.py and test_linked_calls.py have those
 ELSEWHERE = ("consume.", "capture.", "polling.", "adoption.", "writes.", "push.half_deleted")
 _PATIENCE = 90.0

@@ -29,6 +29,8 @@ from sync_orchestrator.core.values import identity
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
 from sync_orchestrator.expressions.selectors import compile_selector
 
+pytestmark = pytest.mark.processes
+
 
 def late_worker_overwrites(world: World) -> None:
     """A worker is stopped just before its send, wakes up after its lease, and sends: it must end in sync."""

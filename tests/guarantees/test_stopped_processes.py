@@ -16,6 +16,8 @@ from sqlalchemy import Engine
 from stopped_workers import WRITES, assert_in_sync, drained_until, due_for, held, settled, went_on
 from world import World
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def shared(make_world: Callable[..., World], engine: Engine) -> World:

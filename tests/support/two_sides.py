@@ -471,7 +471,7 @@ class TwoSides(Mortal):
     async def sync(self) -> None:
         """A full sync of both, as when going live."""
         for name in ("product", "product_back"):
-            await full_sync(self.context, self.entity(name), GROUP, patience=5)
+            await full_sync(self.context, self.entity(name), GROUP, patience=0.3)
         await self.drain()
 
     async def drain(self, rounds: int = 1) -> None:

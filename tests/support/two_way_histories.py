@@ -386,8 +386,8 @@ class TwoWayHistories(RuleBasedStateMachine):
         lines += [
             str(tuple(row))
             for row in self.sides.query(
-                "SELECT entity, key, revision, applied_revision, ready, deleted, stopped, external_id, error FROM sync.records "
-                "ORDER BY 1, 2"
+                "SELECT entity, key, revision, applied_revision, ready, deleted, stopped, external_id, error "
+                "FROM sync.records ORDER BY 1, 2"
             )
         ]
         lines += [str(tuple(row)) for row in self.sides.query("SELECT * FROM sync.links")]

@@ -25,7 +25,7 @@ from sync_orchestrator.core.two_way.records import SideRecord, SideRecords
 from sync_orchestrator.core.two_way.rules import Side, TwoWay
 from sync_orchestrator.core.two_way.three_way import (
     Conflict,
-    Decision,
+    FieldDecision,
     FieldState,
     SideValue,
     Winner,
@@ -46,7 +46,7 @@ _DELETION_DECIDED = "@deleted"
 
 
 @dataclass(slots=True)
-class Link:
+class RecordPair:
     """A linked pair of records, and what is known of its shared fields."""
 
     key: str
@@ -55,7 +55,7 @@ class Link:
     fields: dict[str, FieldState]
 
     @classmethod
-    def of_row(cls, row: Any) -> Link:
+    def of_row(cls, row: Any) -> RecordPair:
         """The link of a row of ``sync.links``."""
         return cls(row.key, row.theirs_key, row.ended, {name: _read_state(state) for name, state in row.fields.items()})
 
@@ -97,7 +97,7 @@ class _Merge:
         self._own = SideRecords(connection, own)
         self._other = SideRecords(connection, other)
         self._ours, self._theirs = (self._own, self._other) if self._is_ours else (self._other, self._own)
-        self._links: dict[str, Link] = {}
+        self._links: dict[str, RecordPair] = {}
         self._ended_links: list[str] = []
         self._log = ConflictLog(connection, two_way)
 
@@ -116,10 +116,10 @@ class _Merge:
     def _load_links(self, keys: Sequence[str]) -> None:
         query = queries.SELECT_LINKS_OF_OURS if self._is_ours else queries.SELECT_LINKS_OF_THEIRS
         for row in run(self._connection, query, entity=self._two_way.ours.entity, keys=list(keys)):
-            self._links[row.key] = Link.of_row(row)
+            self._links[row.key] = RecordPair.of_row(row)
         self._by_theirs = {link.theirs_key: link for link in self._links.values()}
 
-    def _find_link(self, key: str) -> Link | None:
+    def _find_link(self, key: str) -> RecordPair | None:
         return self._links.get(key) if self._is_ours else self._by_theirs.get(key)
 
     def _link_new(self, records: Sequence[SideRecord]) -> None:
@@ -130,7 +130,7 @@ class _Merge:
         linker = Linker(self._connection, self._two_way, self._own.side, self._other.side)
         made = linker.link(alive)
         for new in linker.new:
-            self._links[new.key] = Link(new.key, new.theirs_key, None, {})
+            self._links[new.key] = RecordPair(new.key, new.theirs_key, None, {})
         for record in made:
             self._offer_alone(record)
         waiting = linker.waits.keys()
@@ -147,7 +147,7 @@ class _Merge:
             return
         self._own.offer_values(record, values, seen={}, own=values)
 
-    def _merge_pair(self, link: Link, ours: SideRecord, theirs: SideRecord) -> None:
+    def _merge_pair(self, link: RecordPair, ours: SideRecord, theirs: SideRecord) -> None:
         if not self._two_way.has_same_keys:
             self._ours.note_id(ours, link.theirs_key)
             self._theirs.note_id(theirs, link.key)
@@ -173,7 +173,7 @@ class _Merge:
         for side, record in ((self._ours, ours), (self._theirs, theirs)):
             side.look_first(record)
 
-    def _merge_fields(self, link: Link, ours: SideRecord, theirs: SideRecord) -> _Values:
+    def _merge_fields(self, link: RecordPair, ours: SideRecord, theirs: SideRecord) -> _Values:
         two_way, states = self._two_way, dict(link.fields)
         self._note_acknowledged(states, ours, theirs)
         ours_now = self._find_current(two_way.ours, ours, theirs)
@@ -239,7 +239,7 @@ class _Merge:
 
     # Deletions -------------------------------------------------------------------------------------------------------
 
-    def _follow_deletion(self, link: Link, ours: SideRecord, theirs: SideRecord, values: _Values) -> None:
+    def _follow_deletion(self, link: RecordPair, ours: SideRecord, theirs: SideRecord, values: _Values) -> None:
         is_ours_gone = ours.is_deleted
         deleted, of_deleted = (ours, self._ours) if is_ours_gone else (theirs, self._theirs)
         left, of_left = (theirs, self._theirs) if is_ours_gone else (ours, self._ours)
@@ -294,7 +294,7 @@ class _Merge:
         self._write(_LIVE)
 
     def _restore(
-        self, link: Link, deleted: SideRecord, of_deleted: SideRecords, left: SideRecord, of_left: SideRecords
+        self, link: RecordPair, deleted: SideRecord, of_deleted: SideRecords, left: SideRecord, of_left: SideRecords
     ) -> None:
         """Makes the deleted record again from the other one: they are no longer linked, and that one is made anew."""
         of_deleted.stop_deletion(deleted, "discarded", "made again from the other side's record")
@@ -306,7 +306,7 @@ class _Merge:
         except MappingFailed:
             of_left.withhold(left)
 
-    def _has_changed(self, link: Link, now: Mapping[str, object], deleted: SideRecord) -> bool:
+    def _has_changed(self, link: RecordPair, now: Mapping[str, object], deleted: SideRecord) -> bool:
         """Whether a person has changed a shared field of the record that is left since both sides agreed."""
         return any(
             state.is_agreed
@@ -316,7 +316,7 @@ class _Merge:
             if name in now
         )
 
-    def _end_link(self, link: Link) -> None:
+    def _end_link(self, link: RecordPair) -> None:
         self._ended_links.append(link.key)
         self._log.end_others(link.key, set())
         for side, key in ((self._ours, link.key), (self._theirs, link.theirs_key)):
@@ -367,7 +367,7 @@ def _time_of(side: Side, record: SideRecord) -> int | None:
 
 
 def _build_conflict(
-    link: Link,
+    link: RecordPair,
     ours: SideRecord,
     field: str,
     policy: str,
@@ -400,7 +400,7 @@ def _read_state(stored: Json) -> FieldState:
     return FieldState(
         is_agreed="agreed" in stored,
         agreed=stored.get("agreed"),
-        decision=None if decided is None else Decision(decided["ours"], decided["theirs"], decided["value"]),
+        decision=None if decided is None else FieldDecision(decided["ours"], decided["theirs"], decided["value"]),
     )
 
 

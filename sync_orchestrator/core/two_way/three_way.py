@@ -50,7 +50,7 @@ class SideValue:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class FieldDecision:
     """A decided conflict: these two values were seen, and ``value`` goes to both sides."""
 
     ours: object
@@ -70,7 +70,7 @@ class FieldState:
 
     is_agreed: bool = False
     agreed: object = None
-    decision: Decision | None = None
+    decision: FieldDecision | None = None
 
     def note_agreed(self, value: object) -> FieldState:
         """The state once both sides have had a value; what was decided before stays known."""
@@ -152,7 +152,7 @@ def merge_field(
     return FieldMerge(state.agreed, state.agreed, state)
 
 
-def _still_holds(decision: Decision, ours: SideValue, theirs: SideValue) -> bool:
+def _still_holds(decision: FieldDecision, ours: SideValue, theirs: SideValue) -> bool:
     """Whether the sides still show what was decided on, or what was decided, or an older write of ours."""
     return all(
         same(side.value, known) or same(side.value, decision.value) or any(same(side.value, sent) for sent in side.sent)
@@ -175,7 +175,7 @@ def _decide(ours: SideValue, theirs: SideValue, state: FieldState, policy: Polic
     if winner is None:
         return FieldMerge(ours.value, theirs.value, state, conflict)
     value = ours.value if winner is Winner.OURS else theirs.value
-    return FieldMerge(value, value, replace(state, decision=Decision(ours.value, theirs.value, value)), conflict)
+    return FieldMerge(value, value, replace(state, decision=FieldDecision(ours.value, theirs.value, value)), conflict)
 
 
 def _find_winner(ours: SideValue, theirs: SideValue, policy: Policy, skew: int) -> Winner | None:
@@ -191,5 +191,5 @@ def _find_winner(ours: SideValue, theirs: SideValue, policy: Policy, skew: int) 
 def _put_back(ours: SideValue, theirs: SideValue, state: FieldState, winner: Winner) -> FieldMerge:
     """A side has changed a field that the other one owns: the agreed value goes there again; the change is noted."""
     conflict = Conflict(ours.value, theirs.value, state.agreed, winner)
-    decision = Decision(ours.value, theirs.value, state.agreed)
+    decision = FieldDecision(ours.value, theirs.value, state.agreed)
     return FieldMerge(state.agreed, state.agreed, replace(state, decision=decision), conflict)

@@ -39,6 +39,8 @@ from sync_orchestrator.config.sources import SqlSourceSettings
 from sync_orchestrator.conformance.live_check.capture_steps import check_captures
 from sync_orchestrator.conformance.live_check.report import CheckStep
 
+pytestmark = pytest.mark.processes
+
 __all__ = ["mariadb", "mariadb_shop", "mariadb_source"]
 
 GROUP = "INSERT INTO sync.groups (entity, group_key, first_completed_at) VALUES ('item', 'A', sync.clock())"

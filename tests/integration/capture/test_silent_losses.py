@@ -27,6 +27,8 @@ from sqlalchemy.engine import make_url
 
 from sync_orchestrator.config import Config
 
+pytestmark = pytest.mark.processes
+
 __all__ = ["assemble", "wheel_server", "wheel_source"]
 
 COLUMNS = "store text, v timestamptz DEFAULT clock_timestamp(), name text"

@@ -58,7 +58,7 @@ async def story(engine: Engine) -> AsyncIterator[Story]:
         engine,
         entities={
             "stock": {
-                "parts": {"erp": {"only_when": "sku != `null` && kind != 'service'"}},
+                "parts": {"erp": {"only_when": "sku != `null` && kind != 'service'", "poll_every": 0.05}},
                 "validation": {"confirm_after": 0},
                 "source_check": {"confirm_after": 0, "contents": 100},
                 "absent_after": 0,

@@ -23,7 +23,10 @@ from sync_orchestrator.errors import ConfigError
 
 OTHER, THIRD = 65534, 65533
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="other systems have no such users")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(os.name != "posix", reason="other systems have no such users"),
+]
 as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can act as another user")
 
 OWNED_BY_ANOTHER_USER = f"""

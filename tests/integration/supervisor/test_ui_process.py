@@ -22,6 +22,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
+pytestmark = pytest.mark.processes
+
 EVIL = "evil.example"
 PUBLIC = "dagster.example.org"
 

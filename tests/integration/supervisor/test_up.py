@@ -31,6 +31,8 @@ from sync_orchestrator.supervisor import process_tree
 from sync_orchestrator.supervisor.process_tree import MARK, ProgramEnded, Tree, find_tree_processes
 from sync_orchestrator.supervisor.system import start_all
 
+pytestmark = pytest.mark.processes
+
 PATIENCE = 60.0
 
 # A program that ignores SIGTERM, with a child in a session of its own whose parent is gone.

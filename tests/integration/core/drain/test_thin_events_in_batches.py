@@ -29,6 +29,8 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.errors import CallFailed, Failure
 
+pytestmark = pytest.mark.processes
+
 EVENTS = 500
 
 
