@@ -18,7 +18,12 @@ SERVER_PAGES = {"couchdb", "datasette", "directus", "odata", "parse-server", "tr
 
 def fences(page: str) -> list[tuple[str, str]]:
     """Language and content of a page's fences."""
-    tokens = MarkdownIt("commonmark").parse((FOLDER / f"{page}.md").read_text(encoding="utf-8"))
+    return fences_of((FOLDER / f"{page}.md").read_text(encoding="utf-8"))
+
+
+def fences_of(text: str) -> list[tuple[str, str]]:
+    """Language and content of the fences of a text."""
+    tokens = MarkdownIt("commonmark").parse(text)
     return [(token.info, token.content) for token in tokens if token.type == "fence"]
 
 

@@ -47,6 +47,7 @@ ACTIONS = {
     "capture_down": "The source keeps its log meanwhile. See that the source answers and that `sync-orchestrator "
     "capture` runs. `sync-orchestrator capture prepare` prints the SQL for what the source lacks. A publication that "
     "was dropped has to be made again, and full syncs are needed after that.",
+    "conflicts": "Decide them: sync-orchestrator conflicts list, then conflicts resolve.",
     "capture_behind": "Look at the source for a transaction that is open for long, and at this database for its load.",
     "capture_lost": "Run full syncs of the entities that are named: until then nobody knows whether they are in sync. "
     "Where the source was restored from a backup, begin a new epoch first (`sync-orchestrator epoch SOURCE`).",
@@ -99,6 +100,7 @@ _TOGETHER = {
     "run_failed": "runs of {} jobs failed",
     "rejected": "messages of {} consumers cannot be read",
     "capture_down": "changes of {} sources are not captured",
+    "conflicts": "conflicts of {} entities wait for a person",
     "capture_behind": "captured changes of {} sources are behind",
     "capture_lost": "captured changes of {} sources are missing",
     "source_truncated": "tables of {} sources were emptied",

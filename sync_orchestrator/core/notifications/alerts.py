@@ -3,7 +3,7 @@
 Kinds: dead, on_hold, breaker_open, drift, version_in_future, stuck_waiting, overdue, delete_cap, conservation,
 invalid_source_records, invalid_partition_name, run_failed, poll_failing, rejected, consumer_down,
 outcome_undeliverable, lost_notifications, rollout_fell_back, sensor_stalled, worker_stalled, not_validated,
-adoption_needed, id_reused, source_behind, capture_down, capture_behind, capture_lost, source_truncated.
+adoption_needed, id_reused, source_behind, capture_down, capture_behind, capture_lost, source_truncated, conflicts.
 ``docs/operations.md`` has a section for each.
 """
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from sync_orchestrator.core.db.session import run, to_jsonb
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.two_way import queries
-from sync_orchestrator.core.two_way.rules import TwoWay
 from sync_orchestrator.core.two_way.three_way import Winner, same
 
 if TYPE_CHECKING:
@@ -38,11 +37,16 @@ class NewConflict:
 
 
 class ConflictLog:
-    """Gathers the conflicts of a merge, and writes down what is new and what is over."""
+    """Gathers the conflicts of a merge, and writes down what is new and what is over.
 
-    def __init__(self, connection: Connection, two_way: TwoWay) -> None:
+    Args:
+        connection: The transaction of the merge.
+        entity: The entity that has ``two_way``.
+    """
+
+    def __init__(self, connection: Connection, entity: str) -> None:
         self._connection = connection
-        self._entity = two_way.ours.entity
+        self._entity = entity
         self._open: dict[tuple[str, str | None], Any] = {}
         self._new: list[NewConflict] = []
         self._ended: dict[int, str] = {}

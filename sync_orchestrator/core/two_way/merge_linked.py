@@ -99,7 +99,7 @@ class _Merge:
         self._ours, self._theirs = (self._own, self._other) if self._is_ours else (self._other, self._own)
         self._links: dict[str, RecordPair] = {}
         self._ended_links: list[str] = []
-        self._log = ConflictLog(connection, two_way)
+        self._log = ConflictLog(connection, two_way.ours.entity)
 
     def run(self, keys: Sequence[str], priority: int) -> None:
         self._own.load(keys)

@@ -131,10 +131,11 @@ SET ready = v.ready, revision = r.revision + CASE WHEN v.steps THEN 1 ELSE 0 END
     error = CASE WHEN v.steps THEN NULL ELSE r.error END,
     priority = CASE WHEN v.steps AND r.out_of_sync THEN least(r.priority, %(priority)s)
                     WHEN v.steps THEN %(priority)s ELSE r.priority END,
-    due_at = CASE WHEN v.steps AND r.lease_token IS NULL THEN sync.clock() ELSE r.due_at END
+    due_at = CASE WHEN r.lease_token IS NULL AND (v.steps OR (v.wakes AND r.stopped IS NULL)) THEN sync.clock()
+                  ELSE r.due_at END
 FROM unnest(%(key)s::text[], %(ready)s::boolean[], %(steps)s::boolean[], %(is_there)s::boolean[],
-            %(digest)s::bytea[], %(external_id)s::text[], %(looks)s::boolean[])
-     AS v (key, ready, steps, is_there, digest, external_id, looks)
+            %(digest)s::bytea[], %(external_id)s::text[], %(looks)s::boolean[], %(wakes)s::boolean[])
+     AS v (key, ready, steps, is_there, digest, external_id, looks, wakes)
 WHERE r.entity = %(entity)s AND r.key = v.key
 """
 

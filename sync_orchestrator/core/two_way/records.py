@@ -81,6 +81,7 @@ class _Write:
     digest: bytes | None = None
     external_id: str | None = None
     looks: bool = False
+    wakes: bool = False
 
 
 class SideRecords:
@@ -158,6 +159,7 @@ class SideRecords:
             write.digest, write.is_there = there, there == wanted
             write.steps = not write.is_there or wanted != record.applied_digest
             return
+        write.wakes = record.key in self._agreed  # it may have waited for just this
         if differs and record.token is None and record.applied_digest is not None:
             write.digest = self._digest_of(record, {**values, **seen})
         if changed or differs:
@@ -258,6 +260,7 @@ class SideRecords:
             if write.steps
             or write.is_there
             or write.looks
+            or write.wakes
             or write.digest is not None
             or write.external_id is not None
             or write.is_ready != self.found[key].is_ready
@@ -275,6 +278,7 @@ class SideRecords:
                 digest=[write.digest for _, write in rows],
                 external_id=[write.external_id for _, write in rows],
                 looks=[write.looks for _, write in rows],
+                wakes=[write.wakes for _, write in rows],
             )
 
     def _has_required_parts(self, record: SideRecord) -> bool:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from http_server import Server
+from mortals import Killed
 from record_store import OURS, THEIRS, HttpWorld, Store, adapter, http_world, item
 from sqlalchemy import Engine
-from world import Killed
 from write_requests import CREATE_FIRST, LINKED, POST_ITEMS, PUT_ITEMS, PUT_STOCK, STOCK, UPDATE_FIRST
 
 from sync_orchestrator.adapters.rest.writes import Writes

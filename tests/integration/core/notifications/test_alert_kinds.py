@@ -37,6 +37,7 @@ from sync_orchestrator.core.systems.heartbeats import record_heartbeat
 from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.core.systems.suspension import note_stray_ids
 from sync_orchestrator.core.systems.worker_presence import TaskReport, record_worker
+from sync_orchestrator.core.two_way.conflict_log import ConflictLog, NewConflict
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import DeletionsHeld
 from sync_orchestrator.sensors import changes
@@ -321,6 +322,15 @@ def a_table_is_emptied(make: Make) -> World:
     return world
 
 
+def both_sides_change_a_field(make: Make) -> World:
+    world = make()
+    with world.engine.begin() as connection:
+        log = ConflictLog(connection, "item")
+        log.note(NewConflict("a", "17", "A", "price", 10, 11, 12, None, None, "ask", None))
+        log.write()
+    return world
+
+
 CAUSES: dict[str, Callable[[Make], World]] = {
     "dead": a_change_is_refused,
     "on_hold": a_create_is_lost_that_cannot_be_looked_up,
@@ -335,6 +345,7 @@ CAUSES: dict[str, Callable[[Make], World]] = {
     "poll_failing": a_source_does_not_say_what_has_changed,
     "rejected": a_message_is_no_event,
     "consumer_down": a_broker_is_down,
+    "conflicts": both_sides_change_a_field,
     "capture_down": a_stream_is_read_by_nobody,
     "capture_behind": a_stream_is_behind,
     "capture_lost": a_slot_is_gone,
