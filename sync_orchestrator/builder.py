@@ -17,9 +17,11 @@ from sync_orchestrator.assets.jobs.incremental import incremental_sync, maintena
 from sync_orchestrator.assets.jobs.pause import pause_jobs
 from sync_orchestrator.assets.jobs.plan import plan_job
 from sync_orchestrator.assets.jobs.repair import repair_job
+from sync_orchestrator.assets.jobs.resolve_conflicts import resolve_job
 from sync_orchestrator.assets.jobs.show_record import record_job
 from sync_orchestrator.assets.lineage import captured_assets, external_assets
 from sync_orchestrator.assets.mirror_checks import mirror_check, validate_jobs
+from sync_orchestrator.assets.two_way_checks import two_way_checks
 from sync_orchestrator.config import Config
 from sync_orchestrator.resources.system import SystemResource
 from sync_orchestrator.sensors.alerts import failed_runs, recovered_runs
@@ -54,6 +56,7 @@ def build_entities(config: Config, names: Sequence[str], system: SystemResource)
                 archive_check(name, entity.source_check.repair),
                 mirror_check(name, entity.validation.repair),
                 alerts_check(name),
+                *([two_way_checks(name, entity.two_way.back)] if entity.two_way is not None else []),
             )
         ],
         jobs=[full_sync_job(name) for name in entities],
@@ -78,6 +81,7 @@ def build_operations(config: Config, system: SystemResource) -> dg.Definitions:
             report_alerts,
             *validate_jobs(config),
             *pause_jobs(config),
+            *([resolve_job(config)] if any(entity.two_way is not None for entity in config.entities.values()) else []),
             *(job(config) for job in (plan_job, check_sources_job, repair_job, record_job)),
         ],
         sensors=[

@@ -13,6 +13,7 @@ import dagster as dg
 from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.lineage import mirror_key
 from sync_orchestrator.assets.tables import shown_table
+from sync_orchestrator.assets.two_way_checks import evaluate_two_way
 from sync_orchestrator.core.notifications.alert_messages import action_for
 from sync_orchestrator.core.operations.open_alerts import OpenAlerts, open_alerts
 from sync_orchestrator.resources.job_names import REPORT_ALERTS
@@ -102,6 +103,7 @@ def report_open_alerts(
         for name in system.context.entities:
             context.log.info(f"{name}: {_summarize_alerts(name, found)}")
             yield alerts_evaluation(name, found)
+            yield from evaluate_two_way(system, name)
     yield dg.Output(None, metadata={"open": found.count, "entities_paused": len(found.pauses)})
 
 
@@ -109,8 +111,8 @@ def report_open_alerts(
     name=REPORT_ALERTS,
     **IN_ONE_RUN,
     description=(
-        "Evaluates the check `open_alerts` of each mirror. The sensor `worker` requests it when alerts or pauses "
-        "change."
+        "Evaluates the check `open_alerts` of each mirror, and those of two-way sync. The sensor `worker` requests it "
+        "when alerts or pauses change."
     ),
 )
 def report_alerts() -> None:

@@ -15,6 +15,7 @@ PLAN = "plan"
 REPAIR = "repair"
 PAUSE = "pause"
 RESUME = "resume"
+RESOLVE_CONFLICTS = "resolve_conflicts"
 
 JOBS_OF_ALL_ENTITIES = (
     INCREMENTAL_SYNC,
@@ -28,6 +29,7 @@ JOBS_OF_ALL_ENTITIES = (
     REPAIR,
     PAUSE,
     RESUME,
+    RESOLVE_CONFLICTS,
 )
 """The jobs that exist once for each ``sync.yaml``."""
 

@@ -74,6 +74,7 @@ def test_help_imports_neither_database_nor_configuration_nor_adapters(words: tup
         ("records", "show", "item", "a"),
         ("records", "list"),
         ("rejected", "list"),
+        ("conflicts", "list"),
         ("capture", "list"),
         ("keys", "list"),
     ],

@@ -102,6 +102,7 @@ class TwoWayHistories(RuleBasedStateMachine):
         self.made: Counter[tuple[str, str]] = Counter()
         self.removed: set[str] = set()
         self.resolved: set[str] = set()
+        self.deleted: list[tuple[str, str, str, Any]] = []
         self.log: list[str] = []
 
     # What happens ----------------------------------------------------------------------------------------------------
@@ -148,6 +149,9 @@ class TwoWayHistories(RuleBasedStateMachine):
 
         def noted_delete(row_id: str) -> None:
             self.log.append(f"{self.steps} {self.author}: {book.name} deletes {row_id}")
+            if self.author == "engine":
+                row = book.rows[row_id]
+                self.deleted += [(book.name, str(row.fields["sku"]), name, row.fields.get(name)) for name in FIELDS]
             delete(row_id)
 
         book._make, book._change, book._delete = noted_make, noted_change, noted_delete  # type: ignore[method-assign]
@@ -327,7 +331,8 @@ class TwoWayHistories(RuleBasedStateMachine):
     def _check_end(self) -> None:
         sides = self.sides
         rows = sides.query(
-            "SELECT key, theirs_key, field, ours, theirs, winner, state, policy, agreed FROM sync.conflicts"
+            "SELECT key, theirs_key, field, ours, theirs, winner, state, policy, agreed, ours_at, theirs_at "
+            "FROM sync.conflicts"
         )
         type(self).conflicts += len(rows)
         open_rows = [row for row in rows if row.state == "open"]
@@ -365,6 +370,11 @@ class TwoWayHistories(RuleBasedStateMachine):
                 was_seen = seen is not None and overwritten is not None and seen < overwritten
                 came_back = trail.index(next_value) is not None and next_value == value
                 assert was_seen or came_back, (side, sku, field, value, next_value, told)
+        in_rows = {repr(each) for row in rows for value in (row.ours, row.theirs) for each in _list_values(value)}
+        for side, sku, field, value in self.deleted:
+            if self.trails[side, sku, field].is_by_person(value) and repr(value) not in in_rows:
+                other = self.trails.get(("erp" if side == "shop" else "shop", sku, field), Trail())
+                assert other.index(value) is not None, ("deleted unseen", side, sku, field, value, told)
 
     def _check_conflicts(self, rows: Sequence[Any], told: str) -> None:
         """No conflict about a field that one side alone has changed."""
@@ -372,6 +382,12 @@ class TwoWayHistories(RuleBasedStateMachine):
             if row.field is None or row.field in OWNED or row.agreed is None:
                 continue
             sku = self._sku_of(row)
+            if row.policy == "newest" and row.winner is not None and row.state == "decided":
+                assert (row.ours_at > row.theirs_at) == (row.winner == "ours"), (
+                    "the older one has won",
+                    tuple(row),
+                    told,
+                )
             for side, value in (("shop", row.ours), ("erp", row.theirs)):
                 trail = self.trails.get((side, sku, row.field), Trail())
                 assert trail.is_by_person(value) or repr(value) in self.resolved, (
@@ -398,6 +414,11 @@ class TwoWayHistories(RuleBasedStateMachine):
             for row in self.sides.query("SELECT source, entity, key, action, state, error, origin FROM sync.events")
         ]
         return "\n".join(lines)
+
+
+def _list_values(value: Any) -> list[Any]:
+    """The values of a record that one side has deleted, or the one value of a field."""
+    return list(value.values()) if isinstance(value, dict) else [value]
 
 
 def count_conservation_of(sides: TwoSides) -> bool:

@@ -1,0 +1,80 @@
+"""Two-way sync in Dagster: the checks of the mirror show conflicts, and a job decides them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
+from dagster_instance import system_of
+from sqlalchemy import Engine
+from two_sides import TwoSides, build_document
+
+from sync_orchestrator.assets.lineage import mirror_key
+from sync_orchestrator.assets.two_way_checks import BOTH_SIDES_CHECK, CONFLICTS_CHECK
+from sync_orchestrator.definitions import build_definitions
+
+__all__ = ["instance", "storage", "storage_url"]
+
+
+@pytest.fixture
+def sides(engine: Engine) -> Iterator[TwoSides]:
+    sides = TwoSides(engine, build_document())
+    yield sides
+    sides.close()
+
+
+def run(sides: TwoSides, instance: dg.DagsterInstance, job: str, **options: object) -> dg.ExecuteInProcessResult:
+    definitions = build_definitions(sides.config, system_of(lambda: sides.context))
+    config = {"ops": {"resolve_open_conflicts": {"config": options}}} if options else None
+    return definitions.resolve_job_def(job).execute_in_process(
+        instance=instance, run_config=config, raise_on_error=False
+    )
+
+
+def evaluated(ran: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    return {
+        evaluation.check_name: evaluation
+        for evaluation in ran.get_asset_check_evaluations()
+        if evaluation.asset_key == mirror_key("product")
+    }
+
+
+async def test_a_conflict_shows_at_the_mirror_and_a_job_decides_it(
+    sides: TwoSides, instance: dg.DagsterInstance
+) -> None:
+    sides.shop.add(sku="L-1", title="lamp", note="n", price=10)
+    await sides.sync()
+    await sides.settle(3)
+    sides.shop.edit(sides.shop.find("L-1").id, price=11)
+    sides.erp.edit(sides.erp.find("L-1").id, price=12)
+    await sides.settle(2)
+
+    found = evaluated(run(sides, instance, "report_alerts"))
+    conflicts = found[CONFLICTS_CHECK]
+    assert (conflicts.passed, conflicts.severity, conflicts.description) == (
+        False,
+        dg.AssetCheckSeverity.WARN,
+        "a person has to decide: price (1)",
+    )
+    table = conflicts.metadata["conflicts"]
+    assert isinstance(table, dg.TableMetadataValue)
+    (row,) = [dict(record.data) for record in table.records]
+    assert (row["key"], row["field"], row["ours"], row["theirs"]) == ("L-1", "price", 11, 12)
+    assert found[BOTH_SIDES_CHECK].passed
+    assert found[BOTH_SIDES_CHECK].description == "1 linked, 0 only in product, 0 only in product_back, 0 ambiguous"
+
+    refused = run(sides, instance, "resolve_conflicts", conflict=row["id"], winner="value")
+    assert not refused.success
+    resolved = run(sides, instance, "resolve_conflicts", conflict=row["id"], winner="value", value="13")
+    assert resolved.success
+    assert evaluated(resolved)[CONFLICTS_CHECK].passed
+    await sides.settle(3)
+    assert sides.shop.values("price") == sides.erp.values("price") == {"L-1": (13,)}
+
+    again = run(sides, instance, "resolve_conflicts", conflict=row["id"], winner="ours")
+    (failure,) = [event for event in again.all_events if event.is_step_failure]
+    assert "is not open any more" in str(failure.step_failure_data.error)
