@@ -26,7 +26,7 @@ test-unit: .venv/dev  ## run the tests that need no database, in seconds
 
 coverage: .venv/dev  ## measure how much of the package tests/unit and tests/integration run; fails below the floor in pyproject.toml
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist loadscope tests/unit tests/integration \
+	$(BIN)/coverage run -m pytest -m "not long and not ui" -n 2 --dist loadscope tests/unit tests/integration \
 		--deselect tests/integration/core/full_sync/test_group_lease.py::test_sigterm_gives_the_business_group_back_at_once
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report

@@ -35,6 +35,7 @@ from sync_orchestrator.core.two_way.three_way import Winner
 
 _MAX_BODY_BYTES = 65_536
 _MOST = 500
+_MAX_DIGITS = 18
 
 
 class _Decision(BaseModel):
@@ -69,8 +70,8 @@ class Conflicts:
         """The routes of conflicts."""
         return [
             Route("/v1/conflicts", self.list_conflicts),
-            Route("/v1/conflicts/{id:int}", self.show_conflict),
-            Route("/v1/conflicts/{id:int}", self.resolve_conflict, methods=["POST"]),
+            Route("/v1/conflicts/{id}", self.show_conflict),
+            Route("/v1/conflicts/{id}", self.resolve_conflict, methods=["POST"]),
         ]
 
     async def list_conflicts(self, request: Request) -> Response:
@@ -107,12 +108,12 @@ class Conflicts:
     async def show_conflict(self, request: Request) -> Response:
         """One conflict, with both values and the one before."""
         caller = await self._access.identify_caller(request)
-        return ExactJson(await self._read(caller, int(request.path_params["id"])))
+        return ExactJson(await self._read(caller, _read_number(request)))
 
     async def resolve_conflict(self, request: Request) -> Response:
         """Decides one; 409 where it is not open any more."""
         caller = await self._access.identify_caller(request)
-        number = int(request.path_params["id"])
+        number = _read_number(request)
         await self._read(caller, number)
         decision = await _read_decision(request)
 
@@ -141,6 +142,13 @@ class Conflicts:
         if not caller.has_scope(f"conflicts:{found['entity']}"):
             raise Refused(404, "There is no such conflict.")
         return found
+
+
+def _read_number(request: Request) -> int:
+    text = str(request.path_params["id"])
+    if not text.isascii() or not text.isdigit() or len(text) > _MAX_DIGITS:
+        raise Refused(404, "There is no such conflict.")
+    return int(text)
 
 
 async def _read_decision(request: Request) -> _Decision:

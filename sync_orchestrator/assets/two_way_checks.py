@@ -4,24 +4,19 @@ Declared without partitions. They are evaluated when alerts change (``alert_chec
 seconds, and when an operator executes them.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
+from sqlalchemy import Connection
 
 from sync_orchestrator.assets.lineage import mirror_key
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.core.two_way.resolving import count_links, list_conflicts, list_waiting_records
+from sync_orchestrator.core.two_way.rules import TwoWay
 from sync_orchestrator.resources.system import SystemResource
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from sync_orchestrator.core.two_way.rules import TwoWay
 
 CONFLICTS_CHECK = "conflicts"
 BOTH_SIDES_CHECK = "both_sides"

@@ -70,7 +70,7 @@ def test_a_conflict_is_listed_shown_and_decided(sides: TwoSides, run: Run) -> No
     asyncio.run(sides.settle(3))
     assert sides.shop.values("price") == sides.erp.values("price") == {"L-1": (12.5,)}
     again = run("conflicts", "resolve", row["id"], "--ours")
-    assert (again.exit_code, "is not open any more" in again.output) == (1, True)
+    assert (again.exit_code, "is not open any more" in again.output) == (2, True)
     (kept,) = json.loads(run("conflicts", "list", "--all", "--json").stdout)
     assert (kept["state"], kept["winner"], kept["reason"]) == ("resolved", "value", "by phone")
 

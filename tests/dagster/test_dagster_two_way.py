@@ -35,12 +35,11 @@ def run(sides: TwoSides, instance: dg.DagsterInstance, job: str, **options: obje
     )
 
 
-def evaluated(ran: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
-    return {
-        evaluation.check_name: evaluation
-        for evaluation in ran.get_asset_check_evaluations()
-        if evaluation.asset_key == mirror_key("product")
-    }
+def evaluated(ran: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> dict[str, dg.AssetCheckEvaluation]:
+    """What a run stored of the checks of our mirror, by name."""
+    records = instance.get_records_for_run(ran.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    found = [record.event_log_entry.get_dagster_event().asset_check_evaluation_data for record in records]
+    return {each.check_name: each for each in found if each.asset_key == mirror_key("product")}
 
 
 async def test_a_conflict_shows_at_the_mirror_and_a_job_decides_it(
@@ -53,7 +52,7 @@ async def test_a_conflict_shows_at_the_mirror_and_a_job_decides_it(
     sides.erp.edit(sides.erp.find("L-1").id, price=12)
     await sides.settle(2)
 
-    found = evaluated(run(sides, instance, "report_alerts"))
+    found = evaluated(run(sides, instance, "report_alerts"), instance)
     conflicts = found[CONFLICTS_CHECK]
     assert (conflicts.passed, conflicts.severity, conflicts.description) == (
         False,
@@ -71,7 +70,7 @@ async def test_a_conflict_shows_at_the_mirror_and_a_job_decides_it(
     assert not refused.success
     resolved = run(sides, instance, "resolve_conflicts", conflict=row["id"], winner="value", value="13")
     assert resolved.success
-    assert evaluated(resolved)[CONFLICTS_CHECK].passed
+    assert evaluated(resolved, instance)[CONFLICTS_CHECK].passed
     await sides.settle(3)
     assert sides.shop.values("price") == sides.erp.values("price") == {"L-1": (13,)}
 

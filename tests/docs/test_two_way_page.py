@@ -94,8 +94,8 @@ class Page:
         self.shop, self.erp = Items(clock, has_revisions=False), Items(clock, has_revisions=True)
         text = (ROOT / "docs" / "two-way.md").read_text(encoding="utf-8")
         (yaml,) = [fence for language, fence in fences_of(text) if language == "yaml"]
-        for name, items in (("SHOP_URL", self.shop), ("ERP_URL", self.erp)):
-            yaml = yaml.replace(f"${{{name}}}", items.server.url)
+        for name, items in (("shop", self.shop), ("erp", self.erp)):
+            yaml = yaml.replace(f"https://{name}.example.com", items.server.url)
         self.config = parse_config(json.dumps(parse_yaml(yaml)), "sync.yaml")
         self.context = composition.open_context(engine, self.config)
 

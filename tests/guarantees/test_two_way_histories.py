@@ -20,7 +20,7 @@ from two_sides import BookTarget, TwoSides, build_document
 from two_way_histories import TwoWayHistories, replay
 
 from sync_orchestrator.core.ports import Item, WriteGuard
-from sync_orchestrator.core.push import attempt
+from sync_orchestrator.core.push import attempt, shared_writes
 from sync_orchestrator.core.two_way import merge_linked, shared_calls, three_way
 from sync_orchestrator.core.two_way.conflict_log import ConflictLog, NewConflict
 from sync_orchestrator.core.two_way.known_state import SharedCall
@@ -78,7 +78,7 @@ def write_without_a_look(patch: pytest.MonkeyPatch) -> None:
 
 def write_whole_records(patch: pytest.MonkeyPatch) -> None:
     """With a look at what is to change alone."""
-    build = attempt.build_guard
+    build = shared_writes.build_guard
 
     def build_half(*arguments: Any) -> WriteGuard | None:
         guard = build(*arguments)

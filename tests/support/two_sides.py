@@ -481,10 +481,10 @@ class TwoSides(Mortal):
 
     async def settle(self, rounds: int = 12) -> None:
         """Lets time pass until nothing is left to do."""
+        self.context = self.assemble_context()  # what was looked up is looked up again after a second by its clock
         for _ in range(rounds):
             await self.drain()
             self.clock_offset_seconds += 45
-            self.context = self.assemble_context()  # what was looked up is looked up again after a second by its clock
         await self.drain()
 
     async def validate(self, name: str) -> GroupValidation:

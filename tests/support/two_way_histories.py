@@ -315,10 +315,10 @@ class TwoWayHistories(RuleBasedStateMachine):
         self._deliver_all()
         sides.clock_offset_seconds += 200  # a breaker that is open lets reads through where nothing is left to push
         sides.context = sides.assemble_context()
-        asyncio.run(sides.settle(5))
+        asyncio.run(sides.settle(4))
         self._revive()
         asyncio.run(sides.sync())
-        asyncio.run(sides.settle(4))
+        asyncio.run(sides.settle(3))
 
     def _revive(self) -> None:
         """An operator has dead records and events tried again."""
@@ -349,7 +349,7 @@ class TwoWayHistories(RuleBasedStateMachine):
         self._check_that_no_edit_is_lost(rows, told)
         self._check_conflicts(rows, told)
         before = sides.writes
-        asyncio.run(sides.settle(3))
+        asyncio.run(sides.settle(1))
         assert sides.writes == before, ("it is not at rest", told)
 
     def _sku_of(self, row: Any) -> str:

@@ -50,6 +50,9 @@ _half_deleted = CrashPoint("push.half_deleted")
 _RECHECK_SECONDS = 2.0
 """After so long a record is pushed again whose other side was to be read first; a merge makes it due at once."""
 
+_RECHECK_FOUND_SECONDS = 60.0
+"""The same where a search has found a record that is not linked yet: without a link, nothing changes."""
+
 
 class PushTarget(Protocol):
     """What a push goes to: a collection at a third party, and how payloads are compared there."""
@@ -454,7 +457,7 @@ class _Attempt:
             self._claim,
             state.step,
             self._calls.made,
-            postponed=_RECHECK_SECONDS,
+            postponed=_RECHECK_SECONDS if found is None else _RECHECK_FOUND_SECONDS,
             external_id=None if is_gone else self._id_to_keep(state),
             cleared=is_gone or state.is_cleared,
             recheck=recheck,

@@ -65,8 +65,17 @@ def find_current_values(
 
 
 def list_sent_values(field: str, calls: Sequence[SharedCall]) -> list[object]:
-    """The values of a field that calls of ours may still bring to a side."""
-    return [call.carried[field] for call in calls if call.acknowledged is None and field in call.carried]
+    """The values of a field that calls of ours may still bring to a side.
+
+    A value that the side had by itself, and that a call only sends again, is none of ours.
+    """
+    return [
+        call.carried[field]
+        for call in calls
+        if call.acknowledged is None
+        and field in call.carried
+        and not (field in call.before and same(call.before[field], call.carried[field]))
+    ]
 
 
 def is_obsolete(call: SharedCall, read_sequence: int, read_lag: float) -> bool:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from sync_orchestrator.core.two_way.records import SideRecord
 
+Matches = defaultdict[tuple[str, str], tuple[str, ...]]
+"""Keys of records, by the name and value of a natural key."""
+
 BY_ID = "@id"
 """The name under which the id is kept that a create on the other side has given."""
 BY_KEY = "key"
@@ -28,7 +31,7 @@ BY_KEY = "key"
 Reason = Literal["ambiguous", "not_complete", "create_under_way", "not_made_there", "unusable"]
 
 _LOOK_AGAIN_SECONDS: Mapping[Reason, float | None] = {
-    "ambiguous": None,
+    "ambiguous": 60.0,
     "not_complete": None,
     "create_under_way": 2.0,
     "not_made_there": None,
@@ -56,11 +59,13 @@ class LinkWait:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What has the natural key of a record: its own side's records, and the other side's, none of them linked."""
+    """What has the natural key of a record: its own side's records and the other side's, and those that are linked."""
 
     name: str
     own: tuple[str, ...]
     others: tuple[str, ...]
+    linked: tuple[str, ...] = ()
+    """Of the other side's."""
 
 
 def choose_partner(key: str, candidates: Sequence[Candidates]) -> tuple[str, str] | LinkWait | None:
@@ -75,6 +80,8 @@ def choose_partner(key: str, candidates: Sequence[Candidates]) -> tuple[str, str
         where the other side has no such record.
     """
     for each in candidates:
+        if each.linked:
+            return LinkWait(key, "ambiguous", f"{', '.join(each.linked)} has the same {each.name} and is linked")
         if not each.others:
             continue
         if len(each.others) == 1 and set(each.own) <= {key}:
@@ -165,14 +172,16 @@ class Linker:
         wanted = [(name, value) for key in keys for name, value in values[key].items()]
         if not wanted or self._two_way.has_same_keys:
             return partners
-        own, others = self._list_matches(self._side, wanted), self._list_matches(self._other, wanted)
+        own, _ = self._list_matches(self._side, wanted)
+        others, linked = self._list_matches(self._other, wanted)
         for key in keys:
             if key in partners:
                 continue
             candidates = [
-                Candidates(name, own[name, values[key][name]], others[name, values[key][name]])
+                Candidates(name, own[place], others[place], linked[place])
                 for name in names
                 if name in values[key]
+                for place in [(name, values[key][name])]
             ]
             chosen = choose_partner(key, candidates)
             if isinstance(chosen, LinkWait):
@@ -188,17 +197,17 @@ class Linker:
     def _find_by_id(self, records: Sequence[SideRecord]) -> dict[str, tuple[str, str]]:
         """Records that a create of either side has made."""
         wanted = [(BY_ID, record.key) for record in records]
-        made_here = {value: keys for (_, value), keys in self._list_matches(self._other, wanted).items()}
+        made_here = {value: keys for (_, value), keys in self._list_matches(self._other, wanted)[0].items()}
         partners = {key: (others[0], BY_ID) for key, others in made_here.items() if len(others) == 1}
         known = {record.external_id: record.key for record in records if record.external_id is not None}
         rows = run(self._connection, queries.LIST_PRESENT_KEYS, entity=self._other.entity, keys=sorted(known))
         return {known[row.key]: (row.key, BY_ID) for row in rows} | partners
 
-    def _list_matches(
-        self, side: Side, wanted: Iterable[tuple[str, str]]
-    ) -> defaultdict[tuple[str, str], tuple[str, ...]]:
+    def _list_matches(self, side: Side, wanted: Iterable[tuple[str, str]]) -> tuple[Matches, Matches]:
+        """The records of a side by natural key: those that are not linked, and those that are."""
         pairs = sorted(set(wanted))
-        found: defaultdict[tuple[str, str], tuple[str, ...]] = defaultdict(tuple)
+        found: Matches = defaultdict(tuple)
+        linked: Matches = defaultdict(tuple)
         for row in run(
             self._connection,
             queries.LIST_MATCHES,
@@ -208,8 +217,8 @@ class Linker:
             field=[name for name, _ in pairs],
             value=[value for _, value in pairs],
         ):
-            found[row.field, row.value] += (row.key,)
-        return found
+            (linked if row.is_linked else found)[row.field, row.value] += (row.key,)
+        return found, linked
 
     def _insert_links(self, partners: Mapping[str, tuple[str, str]]) -> None:
         links = [

@@ -299,6 +299,8 @@ class _Merge:
         """Makes the deleted record again from the other one: they are no longer linked, and that one is made anew."""
         of_deleted.stop_deletion(deleted, "discarded", "made again from the other side's record")
         self._ended_links.append(link.key)
+        for side, record in ((of_deleted, deleted), (of_left, left)):
+            self._run_forget(side.side.entity, [record.key])
         of_left.forget_other_side(left)
         try:
             own = self._read_values(of_left.side, left)

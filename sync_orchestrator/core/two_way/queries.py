@@ -49,14 +49,15 @@ SELECT * FROM unnest(%(entity)s::text[], %(key)s::text[], %(field)s::text[], %(v
 ON CONFLICT (entity, key, field) DO UPDATE SET value = excluded.value
 """
 
-# The records that are not linked and have one of some natural keys.
+# The records that have one of some natural keys, and whether they are linked.
 LIST_MATCHES = """
-SELECT o.field, o.value, m.key
+SELECT o.field, o.value, m.key,
+       EXISTS (SELECT FROM sync.links l
+               WHERE l.entity = %(links)s
+                 AND CASE WHEN %(is_ours)s THEN l.key ELSE l.theirs_key END = m.key) AS is_linked
 FROM (SELECT * FROM unnest(%(field)s::text[], %(value)s::text[]) AS o (field, value) OFFSET 0) o
 JOIN sync.match_values m ON m.entity = %(entity)s AND m.field = o.field AND m.value = o.value
-WHERE NOT EXISTS (SELECT FROM sync.links l
-                  WHERE l.entity = %(links)s
-                    AND CASE WHEN %(is_ours)s THEN l.key ELSE l.theirs_key END = m.key)
+WHERE EXISTS (SELECT FROM sync.records r WHERE r.entity = m.entity AND r.key = m.key AND NOT r.deleted)
 ORDER BY o.field, o.value, m.key
 """
 
