@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test test-unit test-processes coverage test-ui test-postgres test-long test-fuzz test-third-parties wheel test-wheel bench bench-long check hooks requirements reference clean
+.PHONY: help install demo up test test-unit test-slow coverage test-ui test-postgres test-long test-fuzz test-third-parties wheel test-wheel bench bench-long check hooks requirements reference clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -31,9 +31,9 @@ coverage: .venv/dev  ## measure how much of the package tests/unit and tests/int
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-test-processes: export PYTHONDONTWRITEBYTECODE =
-test-processes: .venv/dev  ## processes that start, are stopped and killed; random histories; embedded servers (about ten minutes)
-	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m "processes and not long and not ui"
+test-slow: export PYTHONDONTWRITEBYTECODE =
+test-slow: .venv/dev  ## what takes seconds a test: processes that are stopped and killed, embedded servers, planted bugs
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m "slow and not long and not ui"
 
 test-ui: .venv/dev  ## what a user does in the Dagster UI, by clicks in a browser; SYNC_UI_PICTURES=FOLDER keeps pictures
 	$(BIN)/python -m pytest -m ui tests/ui

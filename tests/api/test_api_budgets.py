@@ -497,7 +497,7 @@ BOMBS: list[tuple[str, Callable[[], str]]] = [
 ]
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_small_requests_that_unpack_to_millions_of_values_need_little_memory(
     database_url: str, engine: Engine, tmp_path: Path
 ) -> None:
@@ -513,7 +513,7 @@ def test_small_requests_that_unpack_to_millions_of_values_need_little_memory(
         assert peak_bytes(process) - before < 150 * MIB
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_strangers_leave_no_memory_behind(database_url: str, tmp_path: Path) -> None:
     """Neither by large heads, nor by keys of any kind, nor by half-sent bodies."""
     config = two_part_config(shop={"webhook_secrets": SECRETS[:1]}, limits={"unproven_bytes": 16 * MIB})

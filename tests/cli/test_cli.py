@@ -439,7 +439,7 @@ def test_database_that_cannot_be_reached_is_a_line_without_the_password(project:
     assert "canary" not in result.stderr
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_database_commands(project: Path) -> None:
     url = shell("db", "url", folder=project).stdout.strip()
     try:

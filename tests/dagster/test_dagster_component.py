@@ -32,7 +32,7 @@ COMPONENT = "sync_orchestrator.SyncEntityComponent"
 URL_VARIABLE = "COMPANY_DATABASE_URL"
 
 pytestmark = [
-    pytest.mark.processes,
+    pytest.mark.slow,
     pytest.mark.timeout(900),  # each command of dg is a process that imports everything anew
     pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),  # of Dagster's own call for a component's checks
 ]

@@ -283,7 +283,7 @@ def dg_check(config: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_dg_check_defs_is_content_and_silent() -> None:
     """The command people run; no warning comes from our code."""
     checked = dg_check(ROOT / "demo" / "sync.yaml")
@@ -291,7 +291,7 @@ def test_dg_check_defs_is_content_and_silent() -> None:
     assert "Warning" not in checked.stdout + checked.stderr
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_what_is_wrong_with_the_configuration_is_told_line_by_line(tmp_path: Path) -> None:
     config = tmp_path / "sync.yaml"
     config.write_text("sources: {}\nthird_parties: {}\nentities: {}\n")

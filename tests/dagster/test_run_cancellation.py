@@ -45,7 +45,7 @@ from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.validation.validate import validate
 from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 __all__ = ["instance", "storage", "storage_url"]
 

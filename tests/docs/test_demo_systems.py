@@ -35,7 +35,7 @@ from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.values.mapping import Mapping
 from sync_orchestrator.errors import CallFailed
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 FEW = stones(300, 20)
 QUIET = {"errors": 0, "lost": 0, "outage": 0, "limit": None, "latency": 0}

@@ -73,7 +73,7 @@ class Reader:
         file.write_text(file.read_text().replace("# headers:", "headers:"))
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_the_page_leads_to_a_green_check_and_a_first_full_sync(
     systems: dict[str, tuple[Server, Backoffice | Partner]],
     tmp_path: Path,

@@ -77,7 +77,7 @@ def consumers(rabbit: Rabbit, queue: str) -> int:
             return 0
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_case_r33_a_crash_loop_while_the_database_is_down_loses_nothing(
     limited: tuple[Rabbit, Config], engine: Engine, database_url: str, tmp_path: Path
 ) -> None:

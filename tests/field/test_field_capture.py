@@ -34,6 +34,7 @@ from sync_orchestrator.core.validation.validate import validate
 __all__ = ["assemble", "machine_server", "shop", "source", "wheel_server", "wheel_shop", "wheel_source"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["honest", "coarse"])
 def test_random_histories_end_as_the_source_does(
     version: str, shop: CapturedSource, engine: Engine, assemble: Assemble

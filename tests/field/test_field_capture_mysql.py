@@ -17,7 +17,7 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.validation.validate import validate
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 __all__ = ["assemble", "mariadb", "mariadb_shop", "mariadb_source"]
 

@@ -15,7 +15,7 @@ from sync_orchestrator.config import Config, RetrySettings
 from sync_orchestrator.core.operations.maintenance import watch_backlog
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 REFUSED_CONNECTION = CallFailed(Failure.TRANSIENT, "no connection", about_system=True)
 NO_ANSWER = CallFailed(Failure.TRANSIENT, "no answer within 10 s", unknown=True, about_system=True)

@@ -199,6 +199,7 @@ def test_the_section_has_these_steps() -> None:
     assert [shlex.split(command)[1] for command in COMMANDS] == ["status", "resume", "adopt", "adopt", "validate"]
 
 
+@pytest.mark.slow
 def test_played_our_database_restored(world: Field, snapshot: Callable[[], str]) -> None:
     world.store.by_hand(code="CLERK-1", store="A", name="by a clerk")
     backup = snapshot()
@@ -226,6 +227,7 @@ def test_played_our_database_restored(world: Field, snapshot: Callable[[], str])
     assert "suspended" not in world.run(STATUS).stdout
 
 
+@pytest.mark.slow
 def test_played_the_third_party_restored_and_ids_given_again(world: Field) -> None:
     if world.our_ids:
         pytest.skip("their keys are the ids: none is given again")
@@ -248,6 +250,7 @@ def test_played_the_third_party_restored_and_ids_given_again(world: Field) -> No
     assert world.of_others() == others
 
 
+@pytest.mark.slow
 def test_played_another_account(world: Field) -> None:
     world.store.items, world.next_id, world.who = {}, 0, "other"
     world.store.by_hand(code="CLERK-1", store="A", name="by a clerk")

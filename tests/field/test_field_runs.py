@@ -31,7 +31,7 @@ from sync_orchestrator.sensors import runs as sensor_module
 from sync_orchestrator.sensors.alerts import failed_runs
 from sync_orchestrator.sensors.runs import dead_runs
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 JOBS = (
     "validate",

@@ -51,7 +51,7 @@ from sync_orchestrator.core.operations.dead_records import redrive_dead_records
 from sync_orchestrator.core.operations.events import redrive_events
 from sync_orchestrator.core.push.dead_records import DeadSelection
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("SYNC_FUZZ_SEED", "1"))
 DEADLINE_SECONDS = 15.0

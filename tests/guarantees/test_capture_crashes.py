@@ -44,7 +44,7 @@ from sync_orchestrator.core.crash_points import REGISTERED
 from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import LogDown
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 __all__ = ["mariadb", "mariadb_shop", "mariadb_source", "wheel_server", "wheel_shop", "wheel_source"]
 

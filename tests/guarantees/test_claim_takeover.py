@@ -23,7 +23,7 @@ from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.push.claims import claim_due_records
 from sync_orchestrator.core.systems.claim_holders import Deadline, Hold, Holder, is_over
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 GONE = HOLDER_GONE_SECONDS + 1
 LANDED = 60.0  # no call of a process that is gone can take effect any more

@@ -22,7 +22,7 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.notifications import alerts, outcomes
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 # test_consume.py, test_capture_crashes.py, test_worker.py, test_field_restore.py and test_linked_calls.py have those
 ELSEWHERE = ("consume.", "capture.", "polling.", "adoption.", "writes.", "push.half_deleted")

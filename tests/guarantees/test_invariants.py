@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine
 
-HISTORIES = int(os.environ.get("SYNC_TEST_HISTORIES", "40"))
+HISTORIES = int(os.environ.get("SYNC_TEST_HISTORIES", "20"))
 FIRST = int(os.environ.get("SYNC_TEST_FIRST_HISTORY", "0"))
 STEPS = int(os.environ.get("SYNC_TEST_STEPS", "60"))
 

@@ -100,7 +100,7 @@ def take_pages_for_the_newest(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(version_guard, "compare_held_read", compare)
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "plant",

@@ -29,7 +29,7 @@ from sync_orchestrator.core.values import identity
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
 from sync_orchestrator.expressions.selectors import compile_selector
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 
 def late_worker_overwrites(world: World) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from stopped_workers import WRITES, assert_in_sync, drained_until, due_for, held, settled, went_on
 from world import World
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

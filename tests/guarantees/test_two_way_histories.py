@@ -153,7 +153,7 @@ BUGS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
 }
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_random_histories_catch(

@@ -31,7 +31,7 @@ from sync_orchestrator.core.systems.worker_presence import WorkerReport, read_wo
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.worker.tasks import MAX_PAUSE_SECONDS, Task
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 PATIENCE = 90.0
 KEYS = ("a", "b", "c")

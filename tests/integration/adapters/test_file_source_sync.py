@@ -63,7 +63,7 @@ def test_a_first_load_from_a_file(tmp_path: Path, make_world: Callable[..., Any]
     assert sorted(world.mirror_by_key()) == [f"k{n}" for n in range(8)]
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
 async def test_memory_stays_flat(tmp_path: Path, name: str) -> None:
     """A file of 20 MB is read with less than a tenth of it in memory."""

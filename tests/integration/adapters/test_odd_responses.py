@@ -285,6 +285,7 @@ def bomb(coding: str, size: int) -> bytes:
     return (f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: {len(packed)}\r\n\r\n").encode() + packed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 async def test_a_response_that_unpacks_to_more_than_it_may_is_a_failure(coding: str) -> None:
     """Half a gigabyte in half a megabyte: neither the memory nor the time of it is spent."""

@@ -252,7 +252,7 @@ def write(connection: Connection, shop: Shop, key: str) -> None:
     connection.execute(text(f"INSERT INTO items VALUES ('{key}', 'A', 'n', {NOW[shop.kind]})"))
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize("is_known", [True, False])
 def test_a_transaction_that_is_open_for_longer_than_the_overlap_is_not_outrun(
     make_world: Callable[..., World], shop: Shop, is_known: bool, monkeypatch: pytest.MonkeyPatch
@@ -311,7 +311,7 @@ def test_what_changed_in_a_database_is_recorded_once(make_world: Callable[..., W
     assert polled.keys() == {"a", "b"}
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_rows_of_overlapping_transactions_are_all_found(make_world: Callable[..., World], shop: Shop) -> None:
     """637 rows of transactions that are open for up to five times the overlap, while polls run: none is lost."""
     if shop.kind == "sqlite":

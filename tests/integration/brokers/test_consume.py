@@ -320,7 +320,7 @@ def ended(process: BaseProcess) -> int | None:
     return process.exitcode
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point", ["consume.taken", "consume.before_commit", "consume.committed", "consume.acknowledged"]
 )

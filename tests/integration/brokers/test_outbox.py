@@ -377,7 +377,7 @@ def process(outbox: Outbox, database_url: str, tmp_path: Path) -> Iterator[Calla
         each.close()
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point", ["consume.taken", "consume.before_commit", "consume.committed", "consume.acknowledged"]
 )

@@ -39,7 +39,7 @@ from sync_orchestrator.config.sources import SqlSourceSettings
 from sync_orchestrator.conformance.live_check.capture_steps import check_captures
 from sync_orchestrator.conformance.live_check.report import CheckStep
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 __all__ = ["mariadb", "mariadb_shop", "mariadb_source"]
 

@@ -42,7 +42,7 @@ from sync_orchestrator.core.capture.streams import CaptureStream
 from sync_orchestrator.core.intake.rejected_messages import Rejected
 from sync_orchestrator.errors import LogDown
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 __all__ = ["mariadb", "mariadb_shop", "mariadb_source"]
 

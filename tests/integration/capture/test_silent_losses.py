@@ -27,7 +27,7 @@ from sqlalchemy.engine import make_url
 
 from sync_orchestrator.config import Config
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 __all__ = ["assemble", "wheel_server", "wheel_source"]
 

@@ -76,6 +76,7 @@ def plan_of(world: World, statement: str, params: dict[str, Any], ordered: bool)
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*BATCHES, *(name for name in HOT if "claim" in name or "taking" in name)])
 def test_without_statistics_rows_are_found_by_an_index_and_in_order(fresh: World, name: str) -> None:
     statement, params = {**HOT, **BATCHES}[name]

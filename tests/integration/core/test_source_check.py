@@ -77,6 +77,7 @@ def test_nothing_was_lost(synced: World) -> None:
     assert synced.read_conservation().states["pending"] == 0
 
 
+@pytest.mark.slow
 def test_a_change_that_nobody_told_of_is_made_up_for(synced: World) -> None:
     synced.shop.put("k001", {**synced.shop.rows["k001"].data, "name": "silent"}, group="A")
     result = check(synced)

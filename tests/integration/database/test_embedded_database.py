@@ -79,7 +79,7 @@ def test_settings(folder: Path) -> None:
     assert ask(url, "SHOW max_connections") == "200"
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_several_processes_start_at_once(folder: Path) -> None:
     """All get the one server with its settings, and it outlives those who started it."""
     starters = [start_elsewhere(folder) for _ in range(3)]
@@ -101,7 +101,7 @@ def test_threads_start_at_once(folder: Path) -> None:
     assert urls == [embedded.find_running_url(folder)] * 3
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_comes_up_after_a_kill(folder: Path) -> None:
     """SIGKILL leaves a pid file; what was committed is there after the next start."""
     url = embedded.start(folder)

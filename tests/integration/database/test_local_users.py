@@ -24,7 +24,7 @@ from sync_orchestrator.errors import ConfigError
 OTHER, THIRD = 65534, 65533
 
 pytestmark = [
-    pytest.mark.processes,
+    pytest.mark.slow,
     pytest.mark.skipif(os.name != "posix", reason="other systems have no such users"),
 ]
 as_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can act as another user")

@@ -177,7 +177,7 @@ def test_patterns_are_found_and_those_of_parts_are_known() -> None:
     assert {f"{name}:{function}" for name, function, pattern in found if pattern is None} == MADE_OF_PARTS
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_no_pattern_explodes() -> None:
     """In a process of its own, which can be ended: a pattern that explodes stops for nobody."""
     program = "import test_scan_times; test_scan_times.try_all()"

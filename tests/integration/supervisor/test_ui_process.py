@@ -22,7 +22,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 EVIL = "evil.example"
 PUBLIC = "dagster.example.org"

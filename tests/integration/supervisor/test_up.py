@@ -31,7 +31,7 @@ from sync_orchestrator.supervisor import process_tree
 from sync_orchestrator.supervisor.process_tree import MARK, ProgramEnded, Tree, find_tree_processes
 from sync_orchestrator.supervisor.system import start_all
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 PATIENCE = 60.0
 

@@ -29,7 +29,7 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.errors import CallFailed, Failure
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.slow
 
 EVENTS = 500
 

@@ -241,7 +241,7 @@ def happens(world: World, draw: Random) -> None:
                 world.erp.store.pop(found)
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize("assigns_ids", [True, False])
 @pytest.mark.parametrize("seed", [3, 4, 10])
 def test_whatever_has_happened_a_full_sync_does_what_was_planned(

@@ -130,7 +130,7 @@ def test_a_lease_is_short_however_long_claimed_work_belongs_to_a_drain(world: Wo
     assert group_lease.lease_seconds(world.context) == GROUP_LEASE_SECONDS < 15 < world.config.limits.lease
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_sigterm_gives_the_business_group_back_at_once(world: World, database_url: str) -> None:
     process = held_by_a_process(database_url)
     process.send_signal(signal.SIGTERM)

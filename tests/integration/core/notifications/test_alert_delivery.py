@@ -462,7 +462,7 @@ def test_what_gathers_while_the_server_is_down_arrives_as_one(world: World, abse
     assert "answer 422 (3)\nExamples: a, b, c" in absent.heard[0]["message"]
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_drains_that_die_take_no_alert_with_them(make_world: Callable[..., World], webhook: Webhook) -> None:
     """A record is dead and told of in the same moment, wherever its drain dies."""
     world = make_world(system={"breaker": {"failures": 100}})
