@@ -148,7 +148,7 @@ BUGS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
 }
 
 
-FIRST_HISTORY = {agree_on_all_that_was_acknowledged: 38}
+FIRST_HISTORY: dict[Callable[[pytest.MonkeyPatch], None], int] = {agree_on_all_that_was_acknowledged: 38}
 """Where the first one that notices a bug is known, those before it are left out."""
 
 

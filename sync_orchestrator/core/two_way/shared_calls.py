@@ -65,12 +65,12 @@ def announce_shared_calls(connection: Connection, claimed: Sequence[Claimed]) ->
     calls: dict[tuple[str, str], list[SharedCall]] = defaultdict(list)
     for row in run(connection, queries.SELECT_CALLS_OF_RECORDS, **places):
         calls[row.entity, row.key].append(call_of_row(row))
-    found, befores, carried = {}, [], []
+    found, seen_before, carried = {}, [], []
     for entity, key, _, agreed in shared:
         before = find_seen_values(agreed, calls[entity, key])
         unknown = [{**before, **call.carried} for call in calls[entity, key] if call.acknowledged is None]
         found[entity, key] = SharedWrite((before, *unknown), bool(before))
-        befores.append(before)
+        seen_before.append(before)
         carried.append(find_carried_values(agreed, (before, *unknown)))
     run(
         connection,
@@ -78,7 +78,7 @@ def announce_shared_calls(connection: Connection, claimed: Sequence[Claimed]) ->
         **places,
         token=[each[2] for each in shared],
         carried=[to_jsonb(values) for values in carried],
-        before=[to_jsonb(before) for before in befores],
+        before=[to_jsonb(before) for before in seen_before],
         own=[to_jsonb(each[3][OWN]) for each in shared],
     )
     return found
