@@ -4,7 +4,6 @@ Declared without partitions. They are evaluated when alerts change (``alert_chec
 seconds, and when an operator executes them.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +13,7 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.assets.lineage import mirror_key
 from sync_orchestrator.assets.tables import shown_table
+from sync_orchestrator.core.two_way.conflict_log import count_open_conflicts
 from sync_orchestrator.core.two_way.resolving import count_links, list_conflicts, list_waiting_records
 from sync_orchestrator.core.two_way.rules import TwoWay
 from sync_orchestrator.resources.system import SystemResource
@@ -70,9 +70,9 @@ def evaluate_two_way(system: SystemResource, name: str) -> Iterator[dg.AssetChec
 
 def _evaluate_conflicts(connection: Connection, name: str) -> dg.AssetCheckEvaluation:
     rows = list_conflicts(connection, entity=name, most=_MOST)
-    fields = Counter(row["field"] or "deleted on one side" for row in rows)
+    fields = {field or "deleted on one side": n for field, n in count_open_conflicts(connection, name).items()}
     named = ", ".join(f"{field} ({count})" for field, count in sorted(fields.items()))
-    metadata: dict[str, Any] = {"open": len(rows)}
+    metadata: dict[str, Any] = {"open": sum(fields.values())}
     if rows:
         metadata["conflicts"] = shown_table((list(_NAMES), [[row[column] for column in _NAMES] for row in rows]))
     return dg.AssetCheckEvaluation(
@@ -99,7 +99,7 @@ def _evaluate_both_sides(connection: Connection, two_way: TwoWay) -> dg.AssetChe
         severity=dg.AssetCheckSeverity.WARN,
         description=(
             f"{counts.linked} linked, {counts.only_ours} only in {two_way.ours.entity}, {counts.only_theirs} only in "
-            f"{two_way.theirs.entity}, {counts.ambiguous} ambiguous"
+            f"{two_way.theirs.entity}, {counts.ambiguous} ambiguous, {counts.not_yet} wait"
         ),
         metadata=metadata,
     )

@@ -75,10 +75,11 @@ def conflicts_resolve(
     with existing_database().begin() as connection:
         if alike:
             count = resolve_alike(connection, two_ways, number, choice, by=getpass.getuser(), reason=reason)
-            print_line(f"{count} conflicts resolved")
+            print_line(f"{count} conflict{'s' if count > 1 else ''} resolved")
             return
-        resolve_conflict(connection, two_ways, number, choice, by=getpass.getuser(), reason=reason)
-    print_line(f"conflict {number} resolved; the next drain brings the value to both sides")
+        resolved = resolve_conflict(connection, two_ways, number, choice, by=getpass.getuser(), reason=reason)
+    what = "brings the value to both sides" if resolved["field"] is not None else "carries it out"
+    print_line(f"conflict {number} resolved; the next drain {what}")
 
 
 def _read_choice(*, ours: bool, theirs: bool, value: str | None) -> Choice:

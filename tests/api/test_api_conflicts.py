@@ -106,3 +106,24 @@ async def test_an_unknown_state_or_conflict_is_refused(client: httpx.AsyncClient
     assert (await client.get("/v1/conflicts", params={"state": "odd"})).status_code == 400
     assert (await client.get("/v1/conflicts/4711")).status_code == 404
     assert (await client.get("/v1/conflicts", params={"entity": "order"})).status_code == 404
+
+
+async def test_a_decision_that_a_newer_change_has_overtaken_is_a_conflict_of_http(
+    sides: TwoSides, client: httpx.AsyncClient
+) -> None:
+    (row,) = await listed(client)
+    sides.erp.edit("erp-1", price=14)
+    await sides.settle(2)
+    late = await client.post(f"/v1/conflicts/{row['id']}", json={"winner": "ours"})
+    assert (late.status_code, "a newer change has overtaken it" in late.json()["detail"]) == (409, True)
+    (anew,) = await listed(client)
+    assert (anew["id"] > row["id"], anew["theirs"]) == (True, 14)
+
+
+@pytest.mark.parametrize("value", [None, 12.5, "a text", {"amount": "12.50"}])
+async def test_any_json_is_a_value_also_null(sides: TwoSides, client: httpx.AsyncClient, value: Any) -> None:
+    (row,) = await listed(client)
+    decided = await client.post(f"/v1/conflicts/{row['id']}", json={"winner": "value", "value": value})
+    assert (decided.status_code, decided.json()["winner"]) == (200, "value")
+    await sides.settle(3)
+    assert sides.shop.values("price") == sides.erp.values("price") == {"L-1": (value,)}

@@ -90,3 +90,39 @@ def test_what_is_not_linked_is_listed_with_the_reason_and_linked_by_hand(sides: 
     assert ended == "product shop-1 and erp-2 are not linked any more\n"
     wrong = run("links", "list", "product_back")
     assert (wrong.exit_code, "entity 'product_back' has no two_way; these have: product" in wrong.output) == (2, True)
+
+
+def test_a_deletion_is_decided_by_the_side_that_wins(sides: TwoSides, run: Run) -> None:
+    sides.shop.add(sku="L-1", title="lamp", note="n", price=10)
+    asyncio.run(sides.sync())
+    asyncio.run(sides.settle(3))
+    sides.erp.edit("erp-1", note="worked on")
+    sides.shop.remove("shop-1")
+    asyncio.run(sides.settle(2))
+    assert "(deleted)" in run("conflicts", "list").stdout
+    (row,) = json.loads(run("conflicts", "list", "--json").stdout)
+    wrong = run("conflicts", "resolve", row["id"], "--value", "1")
+    assert (wrong.exit_code, "is about a deletion: choose ours or theirs, not a value" in wrong.output) == (2, True)
+    followed = run("conflicts", "resolve", row["id"], "--ours")
+    assert followed.stdout == f"conflict {row['id']} resolved; the next drain carries it out\n"
+    asyncio.run(sides.settle(3))
+    assert sides.erp.rows == {}
+
+
+def test_conflicts_are_filtered_and_decided_alike(sides: TwoSides, run: Run) -> None:
+    for sku in ("L-1", "L-2"):
+        sides.shop.add(sku=sku, title="lamp", note="n", price=10)
+    asyncio.run(sides.sync())
+    asyncio.run(sides.settle(3))
+    for sku in ("L-1", "L-2"):
+        sides.shop.edit(sides.shop.find(sku).id, price=11)
+        sides.erp.edit(sides.erp.find(sku).id, price=12)
+    asyncio.run(sides.settle(2))
+    (row,) = json.loads(run("conflicts", "list", "--key", "shop-2", "--field", "price", "--json").stdout)
+    assert row["key"] == "shop-2"
+    assert json.loads(run("conflicts", "list", "--field", "title", "--json").stdout) == []
+    unknown = run("conflicts", "show", 4711)
+    assert (unknown.exit_code, "there is no conflict 4711" in unknown.output) == (2, True)
+    assert run("conflicts", "resolve", row["id"], "--theirs", "--all-alike").stdout == "2 conflicts resolved\n"
+    asyncio.run(sides.settle(3))
+    assert sides.shop.values("price") == sides.erp.values("price") == {"L-1": (12,), "L-2": (12,)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sync_orchestrator.core.db.session import run, to_jsonb
 from sync_orchestrator.core.notifications import alerts
@@ -71,10 +71,16 @@ class ConflictLog:
         for place in [place for place in self._open if place[0] == key]:
             self._ended.pop(self._open.pop(place).id, None)
 
-    def end_others(self, key: str, still_open: set[str | None]) -> None:
-        """Ends the open conflicts of a record but those of these fields: both sides have come to the same."""
+    def end_others(self, key: str, still_open: set[str | None], state: Literal["over", "overtaken"] = "over") -> None:
+        """Ends the open conflicts of a record but those of these fields.
+
+        Args:
+            key: The key of our record.
+            still_open: The fields whose conflicts stay as they are.
+            state: ``over``: there is nothing left to decide; ``overtaken``: by a newer change.
+        """
         for place in [place for place in self._open if place[0] == key and place[1] not in still_open]:
-            self._ended[self._open.pop(place).id] = "over"
+            self._ended[self._open.pop(place).id] = state
 
     def write(self) -> None:
         """Writes down new conflicts and the ends of others, and alerts people of those that wait for them."""
@@ -90,19 +96,18 @@ class ConflictLog:
             by_field: dict[str, list[str]] = {}
             for conflict in self._new:
                 if conflict.winner is None:
-                    by_field.setdefault(conflict.field or "deleted on one side", []).append(conflict.key)
-            for field, keys in sorted(by_field.items()):
+                    by_field.setdefault(_name_cause(self._entity, conflict.field), []).append(conflict.key)
+            for cause, keys in sorted(by_field.items()):
                 alerts.raise_alert_for_records(
                     self._connection,
                     "conflicts",
-                    f"{self._entity}: {field}",
+                    cause,
                     f"{self._entity}: both sides have changed records, and a person has to decide",
                     self._entity,
                     keys,
                 )
-        if self._ended and not run(self._connection, queries.COUNT_OPEN_CONFLICTS, entity=self._entity)[0].n:
-            for row in run(self._connection, queries.LIST_CONFLICT_ALERTS, entity=self._entity):
-                alerts.resolve_alert(self._connection, "conflicts", row.cause)
+        if self._ended:
+            resolve_alerts(self._connection, self._entity)
 
     def _columns(self) -> dict[str, list[Any]]:
         new = self._new
@@ -119,3 +124,21 @@ class ConflictLog:
             "policy": [each.policy for each in new],
             "winner": [None if each.winner is None else str(each.winner) for each in new],
         }
+
+
+def count_open_conflicts(connection: Connection, entity: str) -> dict[str | None, int]:
+    """Counts the conflicts that wait for a person, by field; of None: records that one side has deleted."""
+    return {row.field: row.n for row in run(connection, queries.COUNT_OPEN_CONFLICTS, entity=entity)}
+
+
+def resolve_alerts(connection: Connection, entity: str) -> None:
+    """Resolves the alerts of fields about which no conflict is open any more."""
+    told = [row.cause for row in run(connection, queries.LIST_CONFLICT_ALERTS, entity=entity)]
+    if told:
+        still_open = {_name_cause(entity, field) for field in count_open_conflicts(connection, entity)}
+        for cause in sorted(set(told) - still_open):
+            alerts.resolve_alert(connection, "conflicts", cause)
+
+
+def _name_cause(entity: str, field: str | None) -> str:
+    return f"{entity}: {field or 'deleted on one side'}"

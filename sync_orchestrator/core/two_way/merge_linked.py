@@ -109,8 +109,12 @@ class _Merge:
         self._log.load(sorted(self._links))
         for link in self._links.values():
             ours, theirs = self._ours.found.get(link.key), self._theirs.found.get(link.theirs_key)
-            if ours is not None and theirs is not None and link.ended is None:
+            if ours is None or theirs is None:
+                continue
+            if link.ended is None:
                 self._merge_pair(link, ours, theirs)
+            else:
+                self._keep_apart(link, ours, theirs)
         self._write(priority)
 
     def _load_links(self, keys: Sequence[str]) -> None:
@@ -262,7 +266,10 @@ class _Merge:
         if policy == "follow" and decided is None and not self._has_changed(link, now, deleted):
             of_deleted.note_seen(deleted, now)
             return
-        if deleted.stopped is None and deleted.revision != deleted.applied_revision:
+        # Nothing is left to decide about single fields. A question that is open already stays, unless the record that
+        # is left has changed since: then it is asked anew, so that nobody decides about what was not shown.
+        self._log.end_others(link.key, {None}, "overtaken")
+        if deleted.stopped in (None, "on_hold") and deleted.revision != deleted.applied_revision:
             of_deleted.stop_deletion(deleted, "on_hold", _build_question(policy))
             self._log.note(
                 NewConflict(
@@ -307,6 +314,18 @@ class _Merge:
             of_left.offer_values(left, own, seen={}, own=own)
         except MappingFailed:
             of_left.withhold(left)
+
+    def _keep_apart(self, link: RecordPair, ours: SideRecord, theirs: SideRecord) -> None:
+        """Neither record follows the other any more: no change and no deletion of one goes to the other."""
+        if ours.is_deleted and theirs.is_deleted:
+            self._end_link(link)
+            return
+        self._log.end_others(link.key, set())
+        for side, record in ((self._ours, ours), (self._theirs, theirs)):
+            if not record.is_deleted:
+                side.withhold(record)
+            elif record.revision != record.applied_revision:
+                side.stop_deletion(record, "discarded", f"not followed: {link.ended}")
 
     def _has_changed(self, link: RecordPair, now: Mapping[str, object], deleted: SideRecord) -> bool:
         """Whether a person has changed a shared field of the record that is left since both sides agreed."""

@@ -232,7 +232,9 @@ SET state = 'resolved', winner = %(winner)s, resolved_by = %(by)s, reason = %(re
 WHERE id = %(id)s
 """
 
-COUNT_OPEN_CONFLICTS = "SELECT count(*) AS n FROM sync.conflicts WHERE entity = %(entity)s AND state = 'open'"
+COUNT_OPEN_CONFLICTS = """
+SELECT field, count(*) AS n FROM sync.conflicts WHERE entity = %(entity)s AND state = 'open' GROUP BY field
+"""
 
 LIST_CONFLICTS = """
 SELECT * FROM sync.conflicts
@@ -251,6 +253,8 @@ SELECT (SELECT count(*) FROM sync.links WHERE entity = %(ours)s AND ended IS NUL
         AND NOT EXISTS (SELECT FROM sync.links l WHERE l.entity = %(ours)s AND l.theirs_key = r.key)) AS only_theirs,
        (SELECT count(*) FROM sync.link_waits WHERE entity IN (%(ours)s, %(theirs)s) AND reason = 'ambiguous')
            AS ambiguous,
+       (SELECT count(*) FROM sync.link_waits WHERE entity IN (%(ours)s, %(theirs)s) AND reason <> 'ambiguous')
+           AS not_yet,
        (SELECT count(*) FROM sync.conflicts WHERE entity = %(ours)s AND state = 'open') AS conflicts
 """
 
@@ -282,7 +286,8 @@ UPDATE sync.links SET ended = %(reason)s WHERE entity = %(entity)s AND key = %(k
 RETURNING theirs_key
 """
 
-# A record that is not ready is not pushed.
-WITHHOLD_RECORDS = """
-UPDATE sync.records SET ready = false WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND NOT deleted
+# Links that were ended give way to one that a person makes.
+DELETE_ENDED_LINKS = """
+DELETE FROM sync.links
+WHERE entity = %(entity)s AND (key = %(key)s OR theirs_key = %(theirs_key)s) AND ended IS NOT NULL
 """

@@ -13,6 +13,7 @@ from sync_orchestrator.core.db.locks import AdvisoryLock, acquire_lock
 from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import run, to_jsonb
 from sync_orchestrator.core.two_way import queries
+from sync_orchestrator.core.two_way.conflict_log import resolve_alerts
 from sync_orchestrator.core.two_way.merge_linked import decide_deletion, merge_linked
 from sync_orchestrator.core.two_way.rules import TwoWay
 from sync_orchestrator.core.two_way.three_way import Winner
@@ -48,13 +49,24 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class LinkCounts:
-    """How many records are linked, on one side only, and why others are not linked."""
+    """How many records are linked, and how many are not.
+
+    Attributes:
+        linked: Pairs that follow each other.
+        ended: Pairs that do not any more.
+        only_ours: Records of our side without a link.
+        only_theirs: Records of their side without a link.
+        ambiguous: Those of them that wait because several have the same natural key.
+        not_yet: Those of them that wait for another reason.
+        conflicts: Conflicts that wait for a person.
+    """
 
     linked: int
     ended: int
     only_ours: int
     only_theirs: int
     ambiguous: int
+    not_yet: int
     conflicts: int
 
 
@@ -77,7 +89,7 @@ def list_conflicts(
         field: Only those about a shared field.
         key: Only those of one record of ours.
         states: ``open`` (a person has to decide), ``decided`` (by the policy), ``resolved`` (by a person),
-            ``overtaken`` (by a newer change), ``over`` (both sides came to the same).
+            ``overtaken`` (by a newer change), ``over`` (both sides came to the same, or are not linked any more).
         most: At most so many.
     """
     rows = run(
@@ -128,7 +140,7 @@ def describe_conflict(row: Any) -> dict[str, Any]:
 def count_links(connection: Connection, two_way: TwoWay) -> LinkCounts:
     """Counts linked records, and those that are on one side only."""
     row = run(connection, queries.COUNT_LINKS, ours=two_way.ours.entity, theirs=two_way.theirs.entity)[0]
-    return LinkCounts(row.linked, row.ended, row.only_ours, row.only_theirs, row.ambiguous, row.conflicts)
+    return LinkCounts(row.linked, row.ended, row.only_ours, row.only_theirs, row.ambiguous, row.not_yet, row.conflicts)
 
 
 def list_waiting_records(
@@ -180,6 +192,20 @@ def resolve_conflict(
     Raises:
         CannotResolve: There is no such conflict, it is over, or the choice does not fit it.
     """
+    resolved = _resolve(connection, two_ways, conflict_id, choice, by, reason)
+    resolve_alerts(connection, resolved["entity"])
+    notify_work(connection)
+    return resolved
+
+
+def _resolve(
+    connection: Connection,
+    two_ways: Mapping[str, TwoWay],
+    conflict_id: int,
+    choice: Choice,
+    by: str | None,
+    reason: str | None,
+) -> dict[str, Any]:
     found = run(connection, queries.SELECT_CONFLICT, id=conflict_id)
     if not found:
         raise CannotResolve(f"there is no conflict {conflict_id}")
@@ -215,7 +241,6 @@ def resolve_conflict(
         reason=reason,
     )
     merge_linked(connection, two_way, two_way.ours.entity, [row.key], priority=_LIVE)
-    notify_work(connection)
     return describe_conflict(run(connection, queries.SELECT_CONFLICT, id=conflict_id)[0])
 
 
@@ -233,19 +258,25 @@ def resolve_alike(
 
     Raises CannotResolve as ``resolve_conflict`` does.
     """
-    first = resolve_conflict(connection, two_ways, conflict_id, choice, by=by, reason=reason)
+    first = _resolve(connection, two_ways, conflict_id, choice, by, reason)
     rows = run(connection, queries.LIST_ALIKE, entity=first["entity"], field=first["field"], most=most)
     for row in rows:
-        resolve_conflict(connection, two_ways, row.id, choice, by=by, reason=reason)
+        _resolve(connection, two_ways, row.id, choice, by, reason)
+    resolve_alerts(connection, first["entity"])
+    notify_work(connection)
     return 1 + len(rows)
 
 
 def make_link(connection: Connection, two_way: TwoWay, key: str, theirs_key: str) -> None:
-    """Links two records by hand, and merges them. Raises CannotResolve where one of them is linked or not here."""
+    """Links two records by hand, and merges them, also two whose link was ended.
+
+    Raises CannotResolve where one of them is linked or not here.
+    """
     acquire_lock(connection, AdvisoryLock.TWO_WAY, two_way.ours.entity)
     for side, record in ((two_way.ours, key), (two_way.theirs, theirs_key)):
         if not run(connection, queries.LIST_PRESENT_KEYS, entity=side.entity, keys=[record]):
             raise CannotResolve(f"{side.entity} has no record {record!r}")
+    run(connection, queries.DELETE_ENDED_LINKS, entity=two_way.ours.entity, key=key, theirs_key=theirs_key)
     made = run(
         connection,
         queries.INSERT_LINKS,
@@ -271,11 +302,8 @@ def break_link(connection: Connection, two_way: TwoWay, key: str) -> str:
     rows = run(connection, queries.END_LINK, entity=two_way.ours.entity, key=key, reason="separated by a person")
     if not rows:
         raise CannotResolve(f"{two_way.ours.entity} {key!r} is not linked")
-    theirs_key = str(rows[0].theirs_key)
-    for side, record in ((two_way.ours, key), (two_way.theirs, theirs_key)):
-        run(connection, queries.DELETE_AGREED_PARTS, entity=side.entity, keys=[record])
-        run(connection, queries.WITHHOLD_RECORDS, entity=side.entity, keys=[record])
-    return theirs_key
+    merge_linked(connection, two_way, two_way.ours.entity, [key], priority=_LIVE)
+    return str(rows[0].theirs_key)
 
 
 def _why_over(row: Any) -> str:
@@ -283,6 +311,6 @@ def _why_over(row: Any) -> str:
         "decided": f"the policy '{row.policy}' has decided it",
         "resolved": f"{row.resolved_by or 'somebody'} has resolved it",
         "overtaken": "a newer change has overtaken it: list the conflicts again",
-        "over": "both sides have come to the same value",
+        "over": "both sides have come to the same, or are not linked any more",
     }[row.state]
     return f"conflict {row.id} is not open any more: {why}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine
-from two_sides import TwoSides, build_document
+from two_sides import Book, TwoSides, build_document
 
 from sync_orchestrator.core.two_way.resolving import (
     CannotResolve,
@@ -71,6 +71,26 @@ def resolve(sides: TwoSides, number: int, choice: Choice, **more: Any) -> dict[s
         return resolve_conflict(connection, {"product": two_way_of(sides)}, number, choice, **more)
 
 
+def open_alerts(sides: TwoSides) -> list[str]:
+    """The causes of the alerts that tell people to decide."""
+    rows = sides.query("SELECT cause FROM sync.alerts WHERE kind = 'conflicts' AND resolved_at IS NULL ORDER BY cause")
+    return [row.cause for row in rows]
+
+
+def break_apart(sides: TwoSides) -> str:
+    """A person ends the only link; returns the key of their record."""
+    (link,) = sides.query("SELECT key FROM sync.links")
+    with sides.engine.begin() as connection:
+        return break_link(connection, two_way_of(sides), link.key)
+
+
+def begin_to_delete(sides: TwoSides, side: str) -> tuple[Book, Winner]:
+    """One side deletes the record; returns the other system, and the winner that follows the deletion."""
+    deleted, left = (sides.shop, sides.erp) if side == "shop" else (sides.erp, sides.shop)
+    deleted.remove(deleted.find("L-1").id)
+    return left, Winner.OURS if side == "shop" else Winner.THEIRS
+
+
 def prices(sides: TwoSides) -> tuple[Any, Any]:
     return sides.shop.find("L-1").fields["price"], sides.erp.find("L-1").fields["price"]
 
@@ -130,7 +150,22 @@ async def test_a_conflict_ends_by_itself_where_both_sides_come_to_the_same(make:
     await sides.settle(2)
     assert conflicts(sides) == []
     assert [row["state"] for row in conflicts(sides, "over")] == ["over"]
-    assert sides.query("SELECT * FROM sync.alerts WHERE kind = 'conflicts' AND resolved_at IS NULL") == []
+    assert open_alerts(sides) == []
+
+
+async def test_an_alert_lasts_until_the_last_conflict_about_its_field_is_decided(make: Make) -> None:
+    fields = {name: {"ours": f"shop.{name}", "theirs": f"erp.{name}", "policy": "ask"} for name in ("price", "note")}
+    fields["title"] = {"ours": "shop.title", "theirs": "erp.title", "policy": "ours"}
+    sides = await begin(make(fields=fields))
+    sides.shop.edit(sides.shop.find("L-1").id, price=11, note="ours")
+    sides.erp.edit(sides.erp.find("L-1").id, price=12, note="theirs")
+    await sides.settle(2)
+    assert open_alerts(sides) == ["product: note", "product: price"]
+    numbers = {row["field"]: row["id"] for row in conflicts(sides)}
+    resolve(sides, numbers["price"], Choice(Winner.OURS))
+    assert open_alerts(sides) == ["product: note"]
+    resolve(sides, numbers["note"], Choice(Winner.OURS))
+    assert open_alerts(sides) == []
 
 
 async def test_all_conflicts_about_a_field_are_decided_alike(make: Make) -> None:
@@ -194,6 +229,84 @@ async def test_a_deletion_waits_for_a_person_who_has_the_record_made_again(make:
     assert book.values("note") == {"L-1": ("both are linked again",)}
 
 
+@pytest.mark.parametrize("policy", ["ask", "follow"])
+@pytest.mark.parametrize("side", ["shop", "erp"])
+async def test_a_deletion_is_asked_about_anew_once_the_other_record_has_changed(
+    make: Make, side: str, policy: str
+) -> None:
+    sides = await begin(make(deletes={"ours": policy, "theirs": policy}))
+    book = sides.erp if side == "shop" else sides.shop
+    book.edit(book.find("L-1").id, note="worked on")
+    left, follow = begin_to_delete(sides, side)
+    await sides.settle(2)
+    (shown,) = conflicts(sides)
+    left.edit(left.find("L-1").id, note="worked on again")
+    await sides.settle(2)
+    with pytest.raises(CannotResolve, match="a newer change has overtaken it"):
+        resolve(sides, shown["id"], Choice(follow))
+    (anew,) = conflicts(sides)
+    assert anew["theirs" if side == "shop" else "ours"]["note"] == "worked on again"
+    resolve(sides, anew["id"], Choice(follow))
+    await sides.settle(3)
+    assert sides.shop.rows == sides.erp.rows == {}
+    assert (conflicts(sides), open_alerts(sides)) == ([], [])
+
+
+@pytest.mark.parametrize("side", ["shop", "erp"])
+async def test_an_edit_that_nobody_has_told_of_is_safe_from_a_decided_deletion(make: Make, side: str) -> None:
+    sides = await begin(make(deletes={"ours": "ask", "theirs": "ask"}))
+    left, follow = begin_to_delete(sides, side)
+    await sides.settle(2)
+    (shown,) = conflicts(sides)
+    left.notify = lambda row_id, row: None
+    left.edit(left.find("L-1").id, note="unheard")
+    resolve(sides, shown["id"], Choice(follow))
+    await sides.settle(4)
+    assert left.values("note") == {"L-1": ("unheard",)}
+    (anew,) = conflicts(sides)
+    assert anew["theirs" if side == "shop" else "ours"]["note"] == "unheard"
+
+
+@pytest.mark.parametrize("winner", [Winner.OURS, Winner.THEIRS])
+async def test_a_deletion_overtakes_the_conflicts_about_fields_of_its_record(make: Make, winner: Winner) -> None:
+    sides = await begin(make(deletes={"ours": "ask", "theirs": "ask"}))
+    number = await change_both(sides)
+    begin_to_delete(sides, "shop")
+    await sides.settle(2)
+    (shown,) = conflicts(sides)
+    assert shown["field"] is None
+    assert open_alerts(sides) == ["product: deleted on one side"]
+    with pytest.raises(CannotResolve, match="a newer change has overtaken it"):
+        resolve(sides, number, Choice(Winner.OURS))
+    resolve(sides, shown["id"], Choice(winner))
+    await sides.settle(4)
+    assert sides.shop.values("price") == sides.erp.values("price") == ({} if winner is Winner.OURS else {"L-1": (12,)})
+    assert (conflicts(sides), open_alerts(sides)) == ([], [])
+
+
+async def test_nothing_is_left_to_decide_where_the_deleted_record_comes_back(make: Make) -> None:
+    sides = await begin(make(deletes={"ours": "ask", "theirs": "ask"}))
+    begin_to_delete(sides, "shop")
+    await sides.settle(2)
+    (shown,) = conflicts(sides)
+    sides.shop.add(sku="L-1", title="lamp", note="n", price=10)
+    await sides.settle(3)
+    assert (conflicts(sides), open_alerts(sides)) == ([], [])
+    with pytest.raises(CannotResolve, match="is not open any more"):
+        resolve(sides, shown["id"], Choice(Winner.OURS))
+    assert sides.erp.values("price") == {"L-1": (10,)}
+
+
+async def test_nothing_is_left_to_decide_where_the_other_side_deletes_the_record_too(make: Make) -> None:
+    sides = await begin(make(deletes={"ours": "ask", "theirs": "ask"}))
+    begin_to_delete(sides, "shop")
+    await sides.settle(2)
+    sides.erp.remove(sides.erp.find("L-1").id)
+    await sides.settle(3)
+    assert (conflicts(sides), open_alerts(sides)) == ([], [])
+    assert sides.query("SELECT * FROM sync.links") == []
+
+
 async def test_a_record_that_was_changed_since_is_not_deleted_unasked(make: Make) -> None:
     sides = await begin(make())
     sides.erp.edit(sides.erp.find("L-1").id, note="worked on")
@@ -251,11 +364,68 @@ async def test_several_records_with_one_natural_key_are_not_linked_by_themselves
 
 async def test_a_link_that_a_person_breaks_is_not_made_again(make: Make) -> None:
     sides = await begin(make())
-    two_way = two_way_of(sides)
-    with sides.engine.begin() as connection:
-        assert break_link(connection, two_way, "L-1") == "L-1"
-        with pytest.raises(CannotResolve, match="is not linked"):
-            break_link(connection, two_way, "L-1")
+    assert break_apart(sides) == "L-1"
+    with pytest.raises(CannotResolve, match="is not linked"):
+        break_apart(sides)
     sides.shop.edit(sides.shop.find("L-1").id, note="ours alone")
     await sides.settle(3)
     assert (sides.shop.values("note"), sides.erp.values("note")) == ({"L-1": ("ours alone",)}, {"L-1": ("n",)})
+
+
+@pytest.mark.parametrize("keys", ["same", "ids"])
+@pytest.mark.parametrize("side", ["shop", "erp"])
+async def test_a_deletion_does_not_follow_a_link_that_a_person_has_broken(make: Make, side: str, keys: str) -> None:
+    sides = await begin(make(keys=keys))
+    break_apart(sides)
+    left, _ = begin_to_delete(sides, side)
+    await sides.settle(4)
+    await sides.sync()
+    await sides.settle(3)
+    assert (len(sides.shop.rows) + len(sides.erp.rows), left.values("price")) == (1, {"L-1": (10,)})
+
+
+async def test_a_link_is_forgotten_once_both_records_are_gone(make: Make) -> None:
+    sides = await begin(make())
+    break_apart(sides)
+    for book in (sides.shop, sides.erp):
+        book.remove(book.find("L-1").id)
+        await sides.settle(3)
+    assert sides.query("SELECT * FROM sync.links") == []
+    sides.erp.add(sku="L-1", title="lamp", note="anew", price=10)
+    await sides.settle(4)
+    assert sides.shop.values("note") == {"L-1": ("anew",)}
+
+
+async def test_nothing_is_left_to_decide_about_a_link_that_a_person_breaks(make: Make) -> None:
+    sides = await begin(make(deletes={"ours": "ask", "theirs": "ask"}))
+    number = await change_both(sides)
+    break_apart(sides)
+    assert (conflicts(sides), open_alerts(sides)) == ([], [])
+    with pytest.raises(CannotResolve, match="or are not linked any more"):
+        resolve(sides, number, Choice(Winner.OURS))
+    await sides.settle(3)
+    assert prices(sides) == (11, 12)
+
+
+async def test_a_deletion_that_waits_is_not_followed_once_a_person_breaks_the_link(make: Make) -> None:
+    sides = await begin(make(deletes={"ours": "ask", "theirs": "ask"}))
+    begin_to_delete(sides, "shop")
+    await sides.settle(2)
+    break_apart(sides)
+    await sides.settle(3)
+    assert (conflicts(sides), open_alerts(sides)) == ([], [])
+    assert sides.erp.values("price") == {"L-1": (10,)}
+    (row,) = sides.query("SELECT stopped, error FROM sync.records WHERE deleted")
+    assert (row.stopped, row.error) == ("discarded", "not followed: separated by a person")
+
+
+@pytest.mark.parametrize("keys", ["same", "ids"])
+async def test_a_link_that_was_broken_can_be_made_again(make: Make, keys: str) -> None:
+    sides = await begin(make(keys=keys))
+    (link,) = sides.query("SELECT key, theirs_key FROM sync.links")
+    break_apart(sides)
+    with sides.engine.begin() as connection:
+        make_link(connection, two_way_of(sides), link.key, link.theirs_key)
+    sides.shop.edit(sides.shop.find("L-1").id, note="linked again")
+    await sides.settle(3)
+    assert sides.erp.values("note") == {"L-1": ("linked again",)}
