@@ -105,7 +105,7 @@ def agree_on_all_that_was_acknowledged(patch: pytest.MonkeyPatch) -> None:
 
     def owned(row: Any) -> SharedCall:
         return SharedCall(
-            row.token, row.carried, row.before, row.carried, row.acknowledged, row.seconds_since, row.merged
+            row.token, row.carried, row.before, row.carried, row.acknowledged, row.acknowledged_at, row.merged
         )
 
     patch.setattr("sync_orchestrator.core.two_way.records.call_of_row", owned)

@@ -15,9 +15,10 @@ from sync_orchestrator.core.ports import Json
 from sync_orchestrator.core.two_way import queries
 from sync_orchestrator.core.two_way.conflict_log import ConflictLog, NewConflict
 from sync_orchestrator.core.two_way.known_state import (
+    SideRead,
     find_current_values,
-    is_obsolete,
-    list_acknowledged,
+    list_agreed_values,
+    list_ended_calls,
     list_sent_values,
 )
 from sync_orchestrator.core.two_way.linking import Linker
@@ -203,35 +204,25 @@ class _Merge:
         return values
 
     def _note_acknowledged(self, states: dict[str, FieldState], ours: SideRecord, theirs: SideRecord) -> None:
-        """What an acknowledged call carried is agreed where its own side had it: the other side has it now."""
-        pairs = ((self._ours, ours), (self._theirs, theirs))
-        calls = [(call, side, record) for side, record in pairs for call in record.calls]
-        new = [each for each in calls if each[0].acknowledged is not None and not each[0].is_merged]
-        for call, side, record in sorted(new, key=lambda each: each[0].acknowledged or 0):
-            for name, value in call.carried.items():
-                if name in self._two_way.fields and name in call.own and same(call.own[name], value):
-                    states[name] = states.get(name, FieldState()).note_agreed(value)
-            side.note_merged(record, [call])
+        """What acknowledged calls carried is agreed where both sides have had it."""
+        for name, value in list_agreed_values(ours.calls, theirs.calls):
+            if name in self._two_way.fields:
+                states[name] = states.get(name, FieldState()).note_agreed(value)
+        for side, record in ((self._ours, ours), (self._theirs, theirs)):
+            new = [call for call in record.calls if call.acknowledged is not None and not call.is_merged]
+            side.note_merged(record, new)
 
     def _find_current(self, side: Side, record: SideRecord, pushed_by: SideRecord) -> dict[str, object]:
         """The values that a side has now; ``pushed_by`` is the other side's record, whose pushes change them."""
         shown = self._read_values(side, record)
-        sequence = record.parts[side.owner].read_sequence
-        current = find_current_values(shown, sequence, pushed_by.calls, side.read_lag)
+        part = record.parts[side.owner]
+        read = SideRead(part.read_sequence, part.archived_at)
+        current = find_current_values(shown, read, pushed_by.calls, side.read_lag)
+        in_flight = {call.token for call in pushed_by.calls if call.token == pushed_by.token or pushed_by.may_land}
         pushes = self._theirs if side is self._two_way.ours else self._ours
-        latest = max((call.acknowledged or 0 for call in list_acknowledged(pushed_by.calls)), default=0)
-        over = [
-            call
-            for call in pushed_by.calls
-            if is_obsolete(call, sequence, side.read_lag)
-            or (
-                call.acknowledged is None
-                and call.token != pushed_by.token
-                and not pushed_by.may_land
-                and sequence >= latest
-            )
-        ]
-        pushes.end_calls(pushed_by, over)
+        if record.token is not None:
+            return current  # what the push under way brings is agreed where a call that is known has brought it, too
+        pushes.end_calls(pushed_by, list_ended_calls(pushed_by.calls, read, side.read_lag, in_flight=in_flight))
         return current
 
     def _read_values(self, side: Side, record: SideRecord) -> dict[str, object]:

@@ -10,7 +10,8 @@ FROM sync.records r JOIN {OF_KEYS} k USING (entity, key) WHERE revision > 0 ORDE
 """
 
 SELECT_PARTS = f"""
-SELECT key, part, version, read_sequence, deleted, data FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)
+SELECT key, part, version, read_sequence, EXTRACT(epoch FROM changed_at)::float8 AS archived_at, deleted, data
+FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)
 """
 
 SELECT_LINKS_OF_OURS = """
@@ -164,13 +165,13 @@ WHERE entity = %(entity)s AND key = ANY(%(keys)s)
 
 SELECT_CALLS = f"""
 SELECT key, token, carried, before, own, acknowledged, merged,
-       coalesce(EXTRACT(epoch FROM sync.clock() - acknowledged_at), 0)::float8 AS seconds_since
+       coalesce(EXTRACT(epoch FROM acknowledged_at), 0)::float8 AS acknowledged_at
 FROM sync.shared_calls JOIN {OF_KEYS} k USING (entity, key)
 """
 
 SELECT_CALLS_OF_RECORDS = """
 SELECT c.entity, c.key, c.token, c.carried, c.before, c.own, c.acknowledged, c.merged,
-       coalesce(EXTRACT(epoch FROM sync.clock() - c.acknowledged_at), 0)::float8 AS seconds_since
+       coalesce(EXTRACT(epoch FROM c.acknowledged_at), 0)::float8 AS acknowledged_at
 FROM sync.shared_calls c
 JOIN unnest(%(entity)s::text[], %(key)s::text[]) AS v (entity, key) ON c.entity = v.entity AND c.key = v.key
 """

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StoredPart:
-    """One part of a record, as it is archived."""
+    """One part of a record, as it is archived; ``archived_at`` in seconds since 1970."""
 
     version: int
     read_sequence: int
+    archived_at: float
     is_deleted: bool
     data: Json
 
@@ -122,7 +123,9 @@ class SideRecords:
             )
         here = sorted(self.found.keys() & set(wanted))
         for row in run(self._connection, queries.SELECT_PARTS, entity=entity, keys=here):
-            self.found[row.key].parts[row.part] = StoredPart(row.version, row.read_sequence, row.deleted, row.data)
+            self.found[row.key].parts[row.part] = StoredPart(
+                row.version, row.read_sequence, row.archived_at, row.deleted, row.data
+            )
         for row in run(self._connection, queries.SELECT_CALLS, entity=entity, keys=here):
             self.found[row.key].calls.append(call_of_row(row))
 
@@ -297,6 +300,6 @@ def call_of_row(row: Any) -> SharedCall:
         before=row.before,
         own=row.own,
         acknowledged=row.acknowledged,
-        seconds_since=row.seconds_since,
+        acknowledged_at=row.acknowledged_at,
         is_merged=row.merged,
     )
