@@ -117,15 +117,20 @@ def find_current_values(
 def list_sent_values(field: str, calls: Sequence[SharedCall]) -> list[object]:
     """The values of a field that calls of ours may still bring to a side.
 
-    A value that the side had by itself, and that a call only sends again, is none of ours.
+    A value that only that side had, and that a call sends there again, is none of ours. One that both sides had is: it
+    may land once both have another one.
     """
     return [
         call.carried[field]
         for call in calls
-        if call.acknowledged is None
-        and field in call.carried
-        and not (field in call.before and same(call.before[field], call.carried[field]))
+        if call.acknowledged is None and field in call.carried and not _is_sent_back(field, call)
     ]
+
+
+def _is_sent_back(field: str, call: SharedCall) -> bool:
+    """Whether the side that a call goes to had its value, and the other one had not."""
+    had, own_had = (field in values and same(values[field], call.carried[field]) for values in (call.before, call.own))
+    return had and not own_had
 
 
 def is_obsolete(call: SharedCall, read: SideRead, read_lag: float) -> bool:

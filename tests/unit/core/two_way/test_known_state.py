@@ -53,7 +53,13 @@ def test_a_call_of_unknown_outcome_and_fields_that_are_not_shown_change_nothing(
 def test_only_calls_of_unknown_outcome_may_still_bring_a_value() -> None:
     assert list_sent_values("note", [CALL, UNKNOWN]) == ["sent"]
     assert list_sent_values("price", [UNKNOWN]) == []
-    assert list_sent_values("note", [replace(UNKNOWN, before={"note": "sent"})]) == []
+
+
+def test_a_value_that_only_the_side_had_itself_is_none_of_ours() -> None:
+    had = replace(UNKNOWN, before={"note": "sent"})
+    assert list_sent_values("note", [replace(had, own={"note": "other"})]) == []
+    assert list_sent_values("note", [replace(had, own={})]) == []
+    assert list_sent_values("note", [had]) == ["sent"]  # both had it
 
 
 @pytest.mark.parametrize(
