@@ -338,8 +338,8 @@ def build_two_way(config: Config, name: str) -> TwoWay | None:
         return None
     ours, settings = found
     return TwoWay(
-        ours=_build_side(config, ours, settings, is_ours=True),
-        theirs=_build_side(config, settings.back, settings, is_ours=False),
+        ours=_build_side(config, ours, settings.back, settings, is_ours=True),
+        theirs=_build_side(config, settings.back, ours, settings, is_ours=False),
         has_same_keys=settings.keys == "same",
         fields={field: Policy(shared.policy) for field, shared in settings.fields.items()},
         first=Policy(settings.first),
@@ -353,16 +353,13 @@ def build_two_ways(config: Config) -> dict[str, TwoWay]:
     return {name: two_way for name in names if (two_way := build_two_way(config, name)) is not None}
 
 
-def _build_side(config: Config, name: str, settings: TwoWaySettings, *, is_ours: bool) -> Side:
+def _build_side(config: Config, name: str, other: str, settings: TwoWaySettings, *, is_ours: bool) -> Side:
     from sync_orchestrator.core.two_way.rules import Side
     from sync_orchestrator.core.values.mapping import Mapping
 
-    entity, found = config.entities[name], config.find_two_way(name)
-    assert found is not None
-    other = config.entities[settings.back if is_ours else found[0]]
-    read_lag = settings.read_lag
+    entity, read_lag = config.entities[name], settings.read_lag
     # Records of this side live where the other entity writes.
-    system = config.third_parties[other.third_party.system]
+    system = config.third_parties[config.entities[other].third_party.system]
     return Side(
         entity=name,
         owner=entity.owner,

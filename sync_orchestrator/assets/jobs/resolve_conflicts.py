@@ -9,6 +9,7 @@ from sync_orchestrator import exact_json
 from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.options import op_with, with_choices
 from sync_orchestrator.assets.two_way_checks import evaluate_two_way
+from sync_orchestrator.composition import build_two_ways
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.two_way.resolving import CannotResolve, Choice, resolve_alike, resolve_conflict
@@ -34,11 +35,7 @@ def resolve_open_conflicts(
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
     """Decides a conflict, or all of its kind, and evaluates the checks anew."""
     choice = _read_choice(config)
-    two_ways = {
-        name: entity.two_way
-        for name, entity in system.context.entities.items()
-        if entity.two_way is not None and entity.two_way.ours.entity == name
-    }
+    two_ways = build_two_ways(system.context.config)
     by = f"run {context.run.run_id[:8]}"
     with system.keep_alive():
         try:

@@ -60,8 +60,14 @@ class RecordPair:
         """The link of a row of ``sync.links``."""
         return cls(row.key, row.theirs_key, row.ended, {name: _read_state(state) for name, state in row.fields.items()})
 
+    def to_stored_fields(self) -> Json:
+        """What is known of the shared fields, as it is stored."""
+        return {name: _write_state(state) for name, state in self.fields.items()}
 
-def merge_linked(connection: Connection, two_way: TwoWay, entity: str, keys: Iterable[str], *, priority: int) -> None:
+
+def merge_linked(
+    connection: Connection, two_way: TwoWay, entity: str, keys: Iterable[str], *, priority: int = _LIVE
+) -> None:
     """Links records of one side where that is possible, and merges the shared fields of those that are linked.
 
     Args:
@@ -69,7 +75,7 @@ def merge_linked(connection: Connection, two_way: TwoWay, entity: str, keys: Ite
         two_way: The rules.
         entity: The entity of the records.
         keys: Their keys.
-        priority: That of the pushes that follow.
+        priority: That of the pushes that follow; by default that of live changes.
     """
     _Merge(connection, two_way, entity).run(sorted(set(keys)), priority)
 
@@ -99,6 +105,7 @@ class _Merge:
         self._other = SideRecords(connection, other)
         self._ours, self._theirs = (self._own, self._other) if self._is_ours else (self._other, self._own)
         self._links: dict[str, RecordPair] = {}
+        self._stored: dict[str, list[object]] = {}
         self._ended_links: list[str] = []
         self._log = ConflictLog(connection, two_way.ours.entity)
 
@@ -122,6 +129,7 @@ class _Merge:
         query = queries.SELECT_LINKS_OF_OURS if self._is_ours else queries.SELECT_LINKS_OF_THEIRS
         for row in run(self._connection, query, entity=self._two_way.ours.entity, keys=list(keys)):
             self._links[row.key] = RecordPair.of_row(row)
+            self._stored[row.key] = [row.fields, row.ended]
         self._by_theirs = {link.theirs_key: link for link in self._links.values()}
 
     def _find_link(self, key: str) -> RecordPair | None:
@@ -236,8 +244,7 @@ class _Merge:
 
     def _follow_deletion(self, link: RecordPair, ours: SideRecord, theirs: SideRecord, values: _Values) -> None:
         is_ours_gone = ours.is_deleted
-        deleted, of_deleted = (ours, self._ours) if is_ours_gone else (theirs, self._theirs)
-        left, of_left = (theirs, self._theirs) if is_ours_gone else (ours, self._ours)
+        (deleted, of_deleted), (left, of_left) = self._split_by_deletion(ours, theirs)
         policy = of_deleted.side.deletes
         of_left.withhold(left)
         if policy == "ignore":
@@ -271,6 +278,13 @@ class _Merge:
                 )
             )  # fmt: skip
 
+    def _split_by_deletion(
+        self, ours: SideRecord, theirs: SideRecord
+    ) -> tuple[tuple[SideRecord, SideRecords], tuple[SideRecord, SideRecords]]:
+        """The record that was deleted and the one that is left, each with its side."""
+        pair = (ours, self._ours), (theirs, self._theirs)
+        return pair if ours.is_deleted else pair[::-1]
+
     def decide_deletion(self, key: str, winner: Winner) -> None:
         self._own.load([key])
         self._load_links([key])
@@ -279,8 +293,7 @@ class _Merge:
         self._log.load([key])
         ours, theirs = self._ours.found[key], self._theirs.found[link.theirs_key]
         is_ours_gone = ours.is_deleted
-        deleted, of_deleted = (ours, self._ours) if is_ours_gone else (theirs, self._theirs)
-        left, of_left = (theirs, self._theirs) if is_ours_gone else (ours, self._ours)
+        (deleted, of_deleted), (left, of_left) = self._split_by_deletion(ours, theirs)
         if (winner is Winner.OURS) == is_ours_gone:
             now = self._find_current(of_left.side, left, deleted)
             link.fields[_DELETION_DECIDED] = FieldState(True, now)
@@ -348,14 +361,18 @@ class _Merge:
         for side in (self._ours, self._theirs):
             side.write(priority)
         entity = self._two_way.ours.entity
-        if links := [link for key, link in sorted(self._links.items()) if key not in ended]:
+        kept = [(link, link.to_stored_fields()) for key, link in sorted(self._links.items()) if key not in ended]
+        changed = [
+            (link, fields) for link, fields in kept if not same(self._stored.get(link.key), [fields, link.ended])
+        ]
+        if changed:
             run(
                 self._connection,
                 queries.WRITE_LINKS,
                 entity=entity,
-                key=[link.key for link in links],
-                fields=[to_jsonb({name: _write_state(state) for name, state in link.fields.items()}) for link in links],
-                ended=[link.ended for link in links],
+                key=[link.key for link, _ in changed],
+                fields=[to_jsonb(fields) for _, fields in changed],
+                ended=[link.ended for link, _ in changed],
             )
         if ended:
             run(self._connection, queries.DELETE_LINKS, entity=entity, keys=sorted(ended))

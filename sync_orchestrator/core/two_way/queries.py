@@ -5,12 +5,12 @@ from sync_orchestrator.core.db.fragments import OF_KEYS
 # Records as the merge of shared fields sees them, held until the transaction ends.
 LOCK_RECORDS = f"""
 SELECT key, group_key, revision, deleted, ready, applied_revision, applied_digest, lease_token,
-       outcome_unknown_until IS NOT NULL AS is_outcome_unknown, external_id, stopped, out_of_sync
+       outcome_unknown_until IS NOT NULL AS is_outcome_unknown, external_id, stopped
 FROM sync.records r JOIN {OF_KEYS} k USING (entity, key) WHERE revision > 0 ORDER BY key FOR UPDATE OF r
 """
 
 SELECT_PARTS = f"""
-SELECT key, part, version, read_sequence, EXTRACT(epoch FROM changed_at)::float8 AS archived_at, deleted, data
+SELECT key, part, version, read_sequence, EXTRACT(epoch FROM changed_at)::float8 AS archived_at, data
 FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)
 """
 

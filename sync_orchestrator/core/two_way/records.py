@@ -26,7 +26,6 @@ class StoredPart:
     version: int
     read_sequence: int
     archived_at: float
-    is_deleted: bool
     data: Json
 
 
@@ -123,9 +122,7 @@ class SideRecords:
             )
         here = sorted(self.found.keys() & set(wanted))
         for row in run(self._connection, queries.SELECT_PARTS, entity=entity, keys=here):
-            self.found[row.key].parts[row.part] = StoredPart(
-                row.version, row.read_sequence, row.archived_at, row.deleted, row.data
-            )
+            self.found[row.key].parts[row.part] = StoredPart(row.version, row.read_sequence, row.archived_at, row.data)
         for row in run(self._connection, queries.SELECT_CALLS, entity=entity, keys=here):
             self.found[row.key].calls.append(call_of_row(row))
 

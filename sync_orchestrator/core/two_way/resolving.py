@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.locks import AdvisoryLock, acquire_lock
 from sync_orchestrator.core.db.notify import notify_work
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 OPEN = ("open",)
 STATES = ("open", "decided", "resolved", "overtaken", "over")
-
-ConflictState = Literal["open", "decided", "resolved", "overtaken", "over"]
-
-_LIVE = 0
 
 
 class CannotResolve(SyncError):
@@ -240,7 +236,7 @@ def _resolve(
         by=by,
         reason=reason,
     )
-    merge_linked(connection, two_way, two_way.ours.entity, [row.key], priority=_LIVE)
+    merge_linked(connection, two_way, two_way.ours.entity, [row.key])
     return describe_conflict(run(connection, queries.SELECT_CONFLICT, id=conflict_id)[0])
 
 
@@ -289,7 +285,7 @@ def make_link(connection: Connection, two_way: TwoWay, key: str, theirs_key: str
         raise CannotResolve(f"{key!r} or {theirs_key!r} is linked already. Break that link first: links break")
     for side, record in ((two_way.ours, key), (two_way.theirs, theirs_key)):
         run(connection, queries.DELETE_WAITS, entity=side.entity, keys=[record])
-    merge_linked(connection, two_way, two_way.ours.entity, [key], priority=_LIVE)
+    merge_linked(connection, two_way, two_way.ours.entity, [key])
     notify_work(connection)
 
 
@@ -302,7 +298,7 @@ def break_link(connection: Connection, two_way: TwoWay, key: str) -> str:
     rows = run(connection, queries.END_LINK, entity=two_way.ours.entity, key=key, reason="separated by a person")
     if not rows:
         raise CannotResolve(f"{two_way.ours.entity} {key!r} is not linked")
-    merge_linked(connection, two_way, two_way.ours.entity, [key], priority=_LIVE)
+    merge_linked(connection, two_way, two_way.ours.entity, [key])
     return str(rows[0].theirs_key)
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 _BATCH = 500
-_LIVE = 0
 
 
 def wake_waiting_records(connection: Connection, two_way: TwoWay) -> None:
@@ -41,6 +40,6 @@ def _link_due(connection: Connection, two_way: TwoWay, entity: str) -> int:
         return 0
     acquire_lock(connection, AdvisoryLock.TWO_WAY, two_way.ours.entity)
     keys = [row.key for row in run(connection, queries.LIST_DUE_WAITS, entity=entity, most=_BATCH)]
-    merge_linked(connection, two_way, entity, keys, priority=_LIVE)
+    merge_linked(connection, two_way, entity, keys)
     notify_work(connection)
     return len(keys)
